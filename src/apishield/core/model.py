@@ -1,0 +1,120 @@
+"""Limits and verdicts: the values that the algorithms, the stores and the ways in share.
+
+Owns: what a limit is, what a counter counts, what a store answers.
+Does not own: who is asking (``records``), how a decision is rendered (``headers``), where state lies (``stores``).
+
+All times are integers in microseconds since the Unix epoch (``_us``); costs and limits are integers up to 10⁹.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+MAX_UNITS = 1_000_000_000
+MIN_WINDOW_SECONDS = 1
+MAX_WINDOW_SECONDS = 31 * 86_400
+SECOND_US = 1_000_000
+
+
+class Mode(StrEnum):
+    """Whether a limit refuses, or only records what it would have refused."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class OnStoreFailure(StrEnum):
+    """What a limit does while its store can't be reached."""
+
+    LOCAL = "local"  # this node enforces its share of the limit
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class FixedWindow(msgspec.Struct, frozen=True, tag_field="strategy", tag="fixed_window"):
+    """``requests`` in each window aligned to the Unix epoch."""
+
+    requests: int
+    window_us: int
+
+
+class SlidingWindow(msgspec.Struct, frozen=True, tag_field="strategy", tag="sliding_window"):
+    """``requests`` in any interval that is ``window_us`` long."""
+
+    requests: int
+    window_us: int
+
+
+class TokenBucket(msgspec.Struct, frozen=True, tag_field="strategy", tag="token_bucket"):
+    """``requests`` each ``window_us`` on average, ``burst`` at once."""
+
+    requests: int
+    window_us: int
+    burst: int
+
+
+class Concurrency(msgspec.Struct, frozen=True, tag_field="strategy", tag="concurrency"):
+    """``requests`` at the same time; a slot that nobody releases frees itself after ``timeout_us``."""
+
+    requests: int
+    timeout_us: int
+
+
+class Quota(msgspec.Struct, frozen=True, tag_field="strategy", tag="quota"):
+    """``requests`` in each calendar day or month of ``time_zone`` (an IANA name)."""
+
+    requests: int
+    period: Literal["day", "month"] = "month"
+    time_zone: str = "UTC"
+
+
+Algorithm = FixedWindow | SlidingWindow | TokenBucket | Concurrency | Quota
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """A named algorithm. ``id`` is kept by name over changes, so that changed numbers keep their state."""
+
+    id: str
+    name: str
+    algorithm: Algorithm
+    unit: str = "requests"
+    mode: Mode = Mode.ENFORCE
+    on_store_failure: OnStoreFailure = OnStoreFailure.LOCAL
+    charge_refused: bool = False
+
+
+class Counter(msgspec.Struct, frozen=True, gc=False):
+    """One limit applied to one subject. ``key`` is made by ``core.counter_keys`` and names the state in every store."""
+
+    key: str
+    limit: Limit
+    policy_id: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What one counter says of one check.
+
+    ``remaining`` and ``reset_us`` describe the counter after the verdict (so after the charge where the verdict admitted).
+    ``retry_after_us`` is 0 where the counter admits; else how long until the same check would pass if nothing else came,
+    or ``None`` where the cost can never fit.
+    """
+
+    admitted: bool
+    remaining: int
+    retry_after_us: int | None
+    reset_us: int
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What the store decided about one check: every enforced counter admitted and was charged, or none was.
+
+    ``outcomes`` is parallel to the counters that were asked. ``now_us`` is the store's time at the decision.
+    """
+
+    admitted: bool
+    now_us: int
+    outcomes: list[Outcome]
+    degraded: bool = False

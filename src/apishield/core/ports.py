@@ -1,0 +1,51 @@
+"""What the services need of the outside, as Protocols. Implementations live in ``stores``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+from apishield.core.model import Counter, Verdict
+
+
+class Clock(Protocol):
+    """Where time comes from; tests own it."""
+
+    def __call__(self) -> int:
+        """Microseconds since the Unix epoch."""
+        ...
+
+
+class CounterStore(Protocol):
+    """Keeps the state of counters and decides verdicts over it, atomically."""
+
+    def decide(self, counters: Sequence[Counter], costs: Sequence[int]) -> Verdict | Awaitable[Verdict]:
+        """Decides one check: charges every counter its cost, or none of them.
+
+        ``costs`` is parallel to ``counters``; 0 only looks. All counters share one tenant, hence one Redis slot. An empty
+        check is admitted. Shadow limits are charged exactly when the enforced ones admit and they themselves would.
+        Answers at once where it can (memory), so that the caller need not await.
+
+        Raises ``StoreUnavailable`` where the state can't be reached; a fail-over store never does.
+        """
+        ...
+
+    async def reset(self, counters: Sequence[Counter]) -> None:
+        """Forgets the state of ``counters``."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections; the store can't be used afterwards."""
+        ...
+
+
+class QuotaLedger(Protocol):
+    """Durable use of calendar quotas: seeds counters that a store has lost, and is written behind."""
+
+    async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        """Units used in the period that began at ``period_start_us``, by counter key; absent means none."""
+        ...
+
+    def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
+        """Remembers the latest known use; written to the database behind, each second and at shutdown."""
+        ...
