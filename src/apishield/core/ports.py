@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from apishield.core.model import Counter, Verdict
+from apishield.core.records import Block, Customer, Key, Policy, SecretHash, Tenant, Token
+
+ChangeKind = Literal["tenant", "token", "key", "customer", "policy", "block"]
 
 
 class Clock(Protocol):
@@ -48,4 +53,43 @@ class QuotaLedger(Protocol):
 
     def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
         """Remembers the latest known use; written to the database behind, each second and at shutdown."""
+        ...
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One entry of the change feed: an object of a tenant is no longer what it was. ``sequence`` has no gaps that fill later."""
+
+    sequence: int
+    tenant_id: str | None
+    kind: ChangeKind
+    object_id: str
+
+
+class SnapshotRows(msgspec.Struct, frozen=True, kw_only=True):
+    """What the data plane holds in memory. Deleted objects are absent; revoked and expired ones are present."""
+
+    sequence: int
+    tenants: list[Tenant] = []
+    tokens: list[Token] = []
+    token_secrets: list[SecretHash] = []
+    keys: list[Key] = []
+    key_secrets: list[SecretHash] = []
+    customers: list[Customer] = []
+    policies: list[Policy] = []
+    blocks: list[Block] = []
+
+
+class SnapshotSource(Protocol):
+    """Feeds the in-memory snapshot from the database."""
+
+    async def load(self) -> SnapshotRows:
+        """Everything, as of one moment."""
+        ...
+
+    async def changes_after(self, sequence: int) -> list[Change] | None:
+        """What changed since, in order; ``None`` where the feed no longer reaches back so far and ``load`` is needed."""
+        ...
+
+    async def load_objects(self, changes: Sequence[Change]) -> SnapshotRows:
+        """The present state of the changed objects; one that is absent from the answer was deleted."""
         ...
