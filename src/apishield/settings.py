@@ -1,0 +1,375 @@
+"""What an operator can set: every variable with its meaning, default, example and rule.
+
+Owns: reading the environment and ``.env``, ``…_FILE`` variants of secrets, checks of one value and of several together.
+Does not own: what the values do, how they are shown (``cli.config``), the files of the data directory.
+
+``docs/reference/settings.md`` and ``.env.example`` are generated from this module (``apishield config docs``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from apishield.errors import ConfigurationError
+from apishield.redaction import redact_url
+
+DATABASE_SCHEMES = ("postgresql", "sqlite")
+REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "unix")
+MIN_OPERATOR_TOKEN_CHARACTERS = 32
+# Read by the SDK and the tools around the service, not by the service: no warning about them.
+FOREIGN_VARIABLES = frozenset({"APISHIELD_URL", "APISHIELD_API_KEY", "APISHIELD_TOKEN", "APISHIELD_DECISION"})
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """How a field is set from outside. ``rule`` completes the sentence "… must be"."""
+
+    name: str
+    group: str
+    rule: str
+    example: str
+    secret: bool = False
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+_SERVER, _STORES, _ACCESS, _LOGS = "Server", "Database and counters", "Secrets and access", "Logs"
+
+
+class Settings(BaseModel):
+    """The settings of one node. Constructing it reads nothing from outside; ``load`` does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+    host: Annotated[str, Variable("APISHIELD_HOST", _SERVER, "an IP address or a host name", "0.0.0.0")] = Field(  # noqa: S104  an example
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. Anything but a loopback address closes the open sign-up.",
+    )
+    port: Annotated[
+        int, Variable("APISHIELD_PORT", _SERVER, "an integer from 0 to 65535 (0 takes a free one)", "8080")
+    ] = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    workers: Annotated[int, Variable("APISHIELD_WORKERS", _SERVER, "an integer from 1 to 64", "4")] = Field(
+        1, ge=1, le=64, description="Processes that answer requests. More than one needs `REDIS_URL`."
+    )
+    data_dir: Annotated[Path, Variable("APISHIELD_DATA_DIR", _SERVER, "a directory", "/var/lib/apishield")] = Field(
+        Path("data"), description="Directory of the SQLite database, the generated secret and other files of this node."
+    )
+    shutdown_timeout_seconds: Annotated[
+        int, Variable("APISHIELD_SHUTDOWN_TIMEOUT_SECONDS", _SERVER, "an integer from 0 to 300", "30")
+    ] = Field(
+        10, ge=0, le=300, description="How long requests in flight may take to finish once the service is told to stop."
+    )
+    startup_timeout_seconds: Annotated[
+        int, Variable("APISHIELD_STARTUP_TIMEOUT_SECONDS", _SERVER, "an integer from 0 to 600", "60")
+    ] = Field(30, ge=0, le=600, description="How long a start waits for a database that can't be reached yet.")
+
+    database_url: Annotated[
+        str | None,
+        Variable(
+            "DATABASE_URL",
+            _STORES,
+            "postgresql://user:password@host:5432/name or sqlite:///path",
+            "postgresql://apishield:password@localhost:5432/apishield",
+            secret=True,
+        ),
+    ] = Field(
+        None,
+        repr=False,
+        description="PostgreSQL 15 or newer, or SQLite. Default: `apishield.db` in the data directory.",
+    )
+    redis_url: Annotated[
+        str | None,
+        Variable(
+            "REDIS_URL",
+            _STORES,
+            "redis://host:6379/0, rediss:// for TLS, redis+cluster:// or redis+sentinel://",
+            "redis://localhost:6379/0",
+            secret=True,
+        ),
+    ] = Field(
+        None,
+        repr=False,
+        description="Redis 6.2 or newer, with `maxmemory-policy noeviction`. Default: counters in memory.",
+    )
+    redis_timeout_ms: Annotated[
+        int, Variable("APISHIELD_REDIS_TIMEOUT_MS", _STORES, "an integer from 1 to 1000", "100")
+    ] = Field(50, ge=1, le=1000, description="How long a check waits for Redis before it is decided without it.")
+    snapshot_max_age_seconds: Annotated[
+        int, Variable("APISHIELD_SNAPSHOT_MAX_AGE_SECONDS", _STORES, "an integer from 5 to 86400", "600")
+    ] = Field(
+        300,
+        ge=5,
+        le=86_400,
+        description="How long a node that has lost its database goes on with the keys it knows; then it refuses them.",
+    )
+
+    secret: Annotated[
+        str | None,
+        Variable(
+            "APISHIELD_SECRET",
+            _ACCESS,
+            "what `apishield generate secret` prints: 1:<base64 of 32 bytes>, newest first, separated by commas",
+            "1:bm90LWEtc2VjcmV0LW1ha2UteW91ci1vd24tb25lLXBscw==",
+            secret=True,
+        ),
+    ] = Field(
+        None,
+        repr=False,
+        description=(
+            "Master secret; hashes and encryption keys derive from it. "
+            "Required on PostgreSQL; on SQLite it is made at the first start."
+        ),
+    )
+    operator_token: Annotated[
+        str | None,
+        Variable(
+            "APISHIELD_OPERATOR_TOKEN",
+            _ACCESS,
+            "what `apishield generate operator-token` prints: aso_ and at least 32 characters",
+            "aso_use-apishield-generate-operator-token",
+            secret=True,
+        ),
+    ] = Field(None, repr=False, description="The operator's token. Default: one is made at the first start.")
+    signup: Annotated[
+        Literal["auto", "open", "closed"], Variable("APISHIELD_SIGNUP", _ACCESS, "auto, open or closed", "open")
+    ] = Field(
+        "auto",
+        description=(
+            "Whether `POST /v1/tenants` works without a token. "
+            "`auto`: only on a loopback address, for callers on this machine."
+        ),
+    )
+    signup_limit: Annotated[
+        str, Variable("APISHIELD_SIGNUP_LIMIT", _ACCESS, 'a limit such as "10/hour"', "100/day")
+    ] = Field("10/hour", description="How many tenants one address may sign up.")
+    trusted_proxies: Annotated[
+        CommaList,
+        Variable(
+            "APISHIELD_TRUSTED_PROXIES", _ACCESS, "addresses or networks, separated by commas", "10.0.0.0/8,192.0.2.7"
+        ),
+    ] = Field((), description="Proxies whose `X-Forwarded-For` is believed. Default: none.")
+    allowed_hosts: Annotated[
+        CommaList, Variable("APISHIELD_ALLOWED_HOSTS", _ACCESS, "host names, separated by commas", "limits.internal")
+    ] = Field(
+        (),
+        description="`Host` headers answered on a loopback address, besides localhost and loopback addresses.",
+    )
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Variable("APISHIELD_LOG_LEVEL", _LOGS, "debug, info, warning or error", "warning"),
+    ] = Field("info", description="The least important lines that are written.")
+    log_format: Annotated[
+        Literal["auto", "console", "json"], Variable("APISHIELD_LOG_FORMAT", _LOGS, "auto, console or json", "json")
+    ] = Field("auto", description="`auto`: for people on a terminal, JSON lines elsewhere.")
+
+    @field_validator("log_level", "log_format", "signup", mode="before")
+    @classmethod
+    def _ignore_case(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()  # so that a later change of the working directory moves nothing
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("postgres://"):  # as some hosts write it
+            value = "postgresql://" + value.removeprefix("postgres://")
+        return _check_url(value, DATABASE_SCHEMES, needs_path=True)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str | None) -> str | None:
+        return _check_url(value, REDIS_SCHEMES, needs_path=False)
+
+    @field_validator("operator_token")
+    @classmethod
+    def _check_operator_token(cls, value: str | None) -> str | None:
+        if value is not None and not (
+            value.startswith("aso_")
+            and len(value) >= 4 + MIN_OPERATOR_TOKEN_CHARACTERS
+            and value.isascii()
+            and value.isprintable()
+            and " " not in value
+        ):
+            raise ValueError("not an operator's token")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _normalise_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(part, strict=False)) for part in value)
+
+    @property
+    def sqlite(self) -> bool:
+        """Whether the database is a file of this machine."""
+        return self.effective_database_url.startswith("sqlite:")
+
+    @property
+    def effective_database_url(self) -> str:
+        """The given database, else ``apishield.db`` in the data directory."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'apishield.db'}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+    @property
+    def signup_open(self) -> bool:
+        """Whether a tenant can be made without a token (on a loopback bind: by callers of this machine only)."""
+        return self.signup == "open" or (self.signup == "auto" and self.loopback)
+
+    def check(self) -> None:
+        """Raises ``ConfigurationError`` where values that are each right don't go together."""
+        if not self.sqlite and self.secret is None:
+            raise ConfigurationError(
+                "APISHIELD_SECRET is not set, and DATABASE_URL is PostgreSQL, where every node needs the same one. "
+                "Make one with `apishield generate secret` and set it, or APISHIELD_SECRET_FILE, on every node."
+            )
+        if self.workers > 1 and self.redis_url is None:
+            raise ConfigurationError(
+                f"APISHIELD_WORKERS is {self.workers} and REDIS_URL is not set: each worker would count by itself "
+                "and admit the whole limit. Set REDIS_URL, or APISHIELD_WORKERS=1."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, where each came from (by field: environment, ``.env``, a file, default), and what looks wrong."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def variables() -> Iterator[tuple[str, FieldInfo, Variable]]:
+    """Every setting: field name, the field, its variable; in the order of the documentation."""
+    for name, info in Settings.model_fields.items():
+        yield name, info, next(item for item in info.metadata if isinstance(item, Variable))
+
+
+def load(environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Loaded:
+    """Reads the environment, then ``env_file`` for what the environment leaves open. An empty value counts as not set.
+
+    Raises ``ConfigurationError`` with one line for each fault: the variable, its value, the fix.
+    """
+    given = os.environ if environment is None else environment
+    sources = {"environment": {name: value for name, value in given.items() if value}}
+    if env_file is not None and env_file.is_file():
+        sources[str(env_file)] = _read_env_file(env_file)
+    values: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    faults: list[str] = []
+    for name, _, variable in variables():
+        try:
+            value, origins[name] = _look_up(variable, sources)
+        except ConfigurationError as error:
+            faults.append(str(error))
+            continue
+        if value is not None:
+            values[name] = value
+    try:
+        settings = Settings(**values)  # strings, as variables are; Pydantic converts them
+    except ValidationError as error:
+        faults += _explain(error, values)
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+    settings.check()
+    return Loaded(settings, origins, tuple(_unknown(sources)))
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    try:
+        # No interpolation: a password may hold a dollar sign.
+        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path.absolute()} can't be read ({error}). Mend or remove it.") from None
+
+
+def _look_up(variable: Variable, sources: Mapping[str, Mapping[str, str]]) -> tuple[str | None, str]:
+    for origin, source in sources.items():
+        file_name = source.get(variable.name + "_FILE") if variable.secret else None
+        if file_name is not None and variable.name in source:
+            raise ConfigurationError(f"{variable.name} and {variable.name}_FILE are both set. Keep one of them.")
+        if file_name is not None:
+            return _read_secret_file(variable, file_name), file_name
+        if variable.name in source:
+            return source[variable.name].strip(), origin
+    return None, "default"
+
+
+def _read_secret_file(variable: Variable, file_name: str) -> str:
+    try:
+        value = Path(file_name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigurationError(
+            f"{variable.name}_FILE is '{file_name}', which can't be read ({reason}). Name a readable file."
+        ) from None
+    if not value:
+        raise ConfigurationError(
+            f"{variable.name}_FILE is '{file_name}', which is empty. It must hold {variable.rule}."
+        )
+    return value
+
+
+def _explain(error: ValidationError, values: Mapping[str, str]) -> Iterator[str]:
+    named = {name: variable for name, _, variable in variables()}
+    for field_name in dict.fromkeys(str(fault["loc"][0]) for fault in error.errors()):
+        variable = named[field_name]
+        yield f"{variable.name} is {shown(variable, values[field_name])}; it must be {variable.rule}."
+
+
+def shown(variable: Variable, value: Any) -> str:
+    """A value as it may be shown to people: secrets hidden, passwords in URLs masked."""
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if variable.name.endswith("_URL"):
+        return f"'{redact_url(text)}'"
+    return "(hidden)" if variable.secret else f"'{text}'"
+
+
+def _check_url(value: str | None, schemes: tuple[str, ...], *, needs_path: bool) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in schemes or (needs_path and len(parts.path) < 2) or parts.path == "/:memory:":
+        raise ValueError("not a usable URL")
+    if parts.scheme in {"sqlite", "unix"}:
+        return value
+    for host in parts.netloc.rpartition("@")[2].split(","):  # several where the driver knows fail-over or Sentinel
+        address = urlsplit(f"//{host}")
+        if not address.hostname or address.port == 0:  # ``port`` raises ValueError where it is no port
+            raise ValueError("not a usable host")
+    return value
+
+
+def _unknown(sources: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    known = {variable.name for _, _, variable in variables()}
+    known |= {variable.name + "_FILE" for _, _, variable in variables() if variable.secret}
+    for origin, source in sources.items():
+        for name in sorted(set(source) - known - FOREIGN_VARIABLES):
+            if name.startswith("APISHIELD_"):
+                near = difflib.get_close_matches(name, known, n=1)
+                yield f"{name} ({origin}) is not a setting" + (f"; did you mean {near[0]}?" if near else ".")
