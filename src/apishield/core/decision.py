@@ -1,0 +1,80 @@
+"""The answer to a check: one value from which body, headers, event, metrics and receipt are rendered."""
+
+from __future__ import annotations
+
+import msgspec
+
+from apishield.core.records import Environment, Metadata
+
+
+class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The question, as ``POST /v1/check`` and the gateways ask it. All fields are optional.
+
+    ``cost`` is a number of requests, or units by name (``{"requests": 1, "tokens": 900}``); 0 only looks.
+    """
+
+    api_key: str | None = None
+    ip: str | None = None
+    method: str | None = None
+    path: str | None = None
+    user_agent: str | None = None
+    cost: int | dict[str, int] = 1
+    scopes: list[str] | None = None
+    country: str | None = None
+    attributes: dict[str, str] | None = None
+    require_key: bool | None = None
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """What a decision tells the API about the key that was used."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    environment: Environment
+    customer_id: str | None
+    metadata: Metadata
+
+
+class LimitState(msgspec.Struct, frozen=True, gc=False):
+    """One limit after the decision; ``reset_seconds`` until its window ends or until it is full again."""
+
+    name: str
+    policy_id: str | None
+    strategy: str
+    unit: str
+    limit: int
+    remaining: int
+    window_seconds: float | None
+    reset_seconds: float
+    violated: bool
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """``allowed`` with status 200, or a denial: ``code`` stands in the catalogue of problems, ``message`` names the fix.
+
+    ``retry_after`` is the seconds after which the same check would pass if nothing else came; ``None`` where it passes
+    now or never. ``headers`` are those that the API should pass on to its caller.
+    """
+
+    allowed: bool
+    code: str
+    status: int
+    message: str
+    decision_id: str
+    tenant_id: str
+    key: KeyView | None
+    limits: list[LimitState]
+    shadow: list[LimitState]
+    retry_after: float | None
+    headers: dict[str, str]
+    degraded: bool
+
+
+class Denial(msgspec.Struct, frozen=True, gc=False):
+    """Why a step ends the verdict."""
+
+    code: str
+    message: str
+
+

@@ -1,0 +1,97 @@
+"""Ids of decisions: short to check, impossible to guess, and telling where the decision's event lies.
+
+``dec_`` + base32hex of a UUIDv7 (RFC 9562) and a 64-bit MAC over it and the tenant. The UUID's random bits are the spool
+(32 bits, one a process) and the sequence in it (40 bits), so that a report finds its event without an index. The MAC makes
+a foreign or invented id cost no I/O, and a receipt's address a secret.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from hmac import compare_digest
+from typing import NamedTuple
+
+_PREFIX = "dec_"
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32hex (RFC 4648, section 7): sorts like the bits it writes
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_VALUES = {character: value for value, character in enumerate(_ALPHABET)}
+_UUID_DIGITS = 26
+_MAC_DIGITS = 13
+_LENGTH = len(_PREFIX) + _UUID_DIGITS + _MAC_DIGITS
+_SEQUENCE_BITS = 40
+_SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
+_SEQUENCE_DIGITS = 8
+_MAC_BYTES = 8
+
+
+class DecisionRef(NamedTuple):
+    """Where a decision's event lies, and when it was made."""
+
+    at_ms: int
+    spool: int
+    sequence: int
+
+
+class DecisionIds:
+    """Makes and checks the ids of one process. ``key`` is shared by all nodes; ``spool`` is this process's own."""
+
+    __slots__ = ("_head", "_head_ms", "_key", "_sequence", "_spool")
+
+    def __init__(self, key: bytes, spool: int) -> None:
+        self._key = key
+        self._spool = spool & 0xFFFF_FFFF
+        self._sequence = 0
+        self._head_ms = -1
+        self._head = ""
+
+    def make(self, tenant_id: str, now_us: int) -> str:
+        """A new id for a decision of ``tenant_id`` at ``now_us``."""
+        self._sequence = sequence = (self._sequence + 1) & _SEQUENCE_MASK
+        at_ms = now_us // 1000
+        if at_ms != self._head_ms:  # all but the last eight digits are the same for every decision of a millisecond
+            self._head_ms = at_ms
+            self._head = _PREFIX + _digits(self._number(at_ms, 0), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
+        pairs = _PAIRS
+        tail = (
+            pairs[sequence >> 30] + pairs[sequence >> 20 & 0x3FF] + pairs[sequence >> 10 & 0x3FF] + pairs[sequence & 0x3FF]
+        )
+        uuid = self._head + tail
+        mac = int.from_bytes(blake2b((uuid + tenant_id).encode(), key=self._key, digest_size=_MAC_BYTES).digest(), "big")
+        return (
+            f"{uuid}{_ALPHABET[mac >> 60]}{pairs[mac >> 50 & 0x3FF]}{pairs[mac >> 40 & 0x3FF]}{pairs[mac >> 30 & 0x3FF]}"
+            f"{pairs[mac >> 20 & 0x3FF]}{pairs[mac >> 10 & 0x3FF]}{pairs[mac & 0x3FF]}"
+        )
+
+    def read(self, decision_id: str, tenant_id: str) -> DecisionRef | None:
+        """Where the event of ``decision_id`` lies, or ``None`` where the id was not made for ``tenant_id``."""
+        if len(decision_id) != _LENGTH or not decision_id.startswith(_PREFIX):
+            return None
+        uuid, mac = decision_id[:-_MAC_DIGITS], decision_id[-_MAC_DIGITS:]
+        number = _number(uuid[len(_PREFIX) :])
+        if number is None or number >> 128:
+            return None
+        expected = blake2b((uuid + tenant_id).encode(), key=self._key, digest_size=_MAC_BYTES).digest()
+        if not compare_digest(mac.encode(), _digits(int.from_bytes(expected, "big"), _MAC_DIGITS).encode()):
+            return None
+        random = (number >> 64 & 0xFFF) << 60 | number & (1 << 60) - 1
+        return DecisionRef(number >> 80, random >> _SEQUENCE_BITS, random & _SEQUENCE_MASK)
+
+    def _number(self, at_ms: int, sequence: int) -> int:
+        """The UUIDv7: 48 bits of time, the version, 12 random bits, the variant (and two zero bits), 60 random bits."""
+        random = self._spool << _SEQUENCE_BITS | sequence
+        return (at_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | random >> 60 << 64 | 0x2 << 62 | random & (1 << 60) - 1
+
+
+def _digits(number: int, count: int) -> str:
+    """``number`` in ``count`` base32hex digits."""
+    return "".join(_ALPHABET[number >> shift & 0x1F] for shift in range(count * 5 - 5, -1, -5))
+
+
+def _number(digits: str) -> int | None:
+    number = 0
+    for digit in digits:
+        value = _VALUES.get(digit)
+        if value is None:
+            return None
+        number = number << 5 | value
+    return number

@@ -1,0 +1,71 @@
+"""The headers that tell a caller where it stands, rendered once from a decision's limits, for every way in.
+
+``RateLimit-Policy`` and ``RateLimit`` follow draft-ietf-httpapi-ratelimit-headers-10: lists of structured-field strings
+(RFC 9651) with the parameters ``q``, ``qu``, ``w`` and ``r``, ``t``. The legacy trio ``X-RateLimit-*`` speaks of the most
+restrictive limit. ``Retry-After`` (RFC 9110, section 10.2.3) goes with 429 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota
+
+_PERIOD_SECONDS = {"day": 86_400, "month": 31 * 86_400}
+_QUOTA_UNITS = {"requests": "requests", "bytes": "content-bytes"}
+
+
+def quoted(name: str) -> str:
+    """``name`` as a structured-field string: printable ASCII, quotes and backslashes escaped (RFC 9651, section 4.1.6)."""
+    printable = "".join(character if " " <= character <= "~" else "?" for character in name)
+    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def window_seconds(limit: Limit) -> float | None:
+    """The length of the limit's window; ``None`` where it has none (concurrency). A month counts as its longest, 31 days."""
+    algorithm = limit.algorithm
+    if isinstance(algorithm, Concurrency):
+        return None
+    if isinstance(algorithm, Quota):
+        return _PERIOD_SECONDS[algorithm.period]
+    seconds, rest = divmod(algorithm.window_us, SECOND_US)
+    return algorithm.window_us / SECOND_US if rest else seconds
+
+
+def policy_item(limit: Limit) -> str:
+    """The limit as one member of ``RateLimit-Policy``."""
+    item = f"{quoted(limit.name)};q={limit.algorithm.requests}"
+    if isinstance(limit.algorithm, Concurrency):
+        return item + ';qu="concurrent-requests"'
+    if limit.unit != "requests":
+        item += f";qu={quoted(_QUOTA_UNITS.get(limit.unit, limit.unit))}"
+    window = window_seconds(limit)
+    return item if window is None else f"{item};w={-int(-window // 1)}"
+
+
+def restriction(limit: Limit, outcome: Outcome) -> tuple[bool, float, int]:
+    """Sorts limits from the most restrictive: violated ones (longest wait) first, then the smallest part that remains."""
+    if not outcome.admitted:
+        wait_us = outcome.retry_after_us
+        return False, -wait_us if wait_us is not None else float("-inf"), 0
+    return True, outcome.remaining / limit.algorithm.requests, -outcome.reset_us
+
+
+def rate_limit_headers(
+    limits: Sequence[tuple[Limit, str, str, Outcome]], now_us: int, *, draft: bool = True, legacy: bool = True
+) -> dict[str, str]:
+    """The headers of ``limits``, each with its quoted name and policy item, the most restrictive first."""
+    headers: dict[str, str] = {}
+    if not limits:
+        return headers
+    if draft:
+        headers["RateLimit-Policy"] = ", ".join([item for _, _, item, _ in limits])
+        headers["RateLimit"] = ", ".join(
+            [f"{name};r={outcome.remaining};t={-(-outcome.reset_us // SECOND_US)}" for _, name, _, outcome in limits]
+        )
+    if legacy:
+        limit, _, _, outcome = limits[0]
+        headers["X-RateLimit-Limit"] = str(limit.algorithm.requests)
+        headers["X-RateLimit-Remaining"] = str(outcome.remaining)
+        headers["X-RateLimit-Reset"] = str(-(-(now_us + outcome.reset_us) // SECOND_US))
+    return headers
