@@ -1,7 +1,7 @@
-"""The master secret, and everything that is derived from it: the pepper of hashes, keys for encryption, chains and cursors.
+"""The master secret, and all that is derived from it: the pepper of hashes, the keys of encryption and of the chain.
 
-``APISHIELD_SECRET="2:<base64>,1:<base64>"``: the first version writes, all of them verify and read. To rotate, put a new
-version in front; rows name the version that made them and are renewed when they are used.
+``APISHIELD_SECRET="2:<base64>,1:<base64>"``: the first version writes, all of them verify and read. To rotate, put a
+new version in front; rows name the version that made them and are renewed when they are used.
 
 Sources: RFC 5869 (HKDF), NIST SP 800-38D (AES-GCM, 96-bit random nonces).
 """
@@ -25,9 +25,7 @@ MAX_VERSION = 65_535
 
 _VERSION_BYTES = 2
 _NONCE_BYTES = 12
-_HOW_TO_MAKE_ONE = (
-    f"Make one with: apishield secret generate, and set {VARIABLE}=1:<base64 of {MIN_SECRET_BYTES} random bytes>"
-)
+_HOW_TO_MAKE_ONE = f'Make one with: {VARIABLE}="1:$(openssl rand -base64 {MIN_SECRET_BYTES})"'
 
 
 class CannotDecrypt(APIShieldError):  # noqa: N818  reads as what is wrong
@@ -53,9 +51,7 @@ class Secrets:
             version, separator, encoded = part.strip().partition(":")
             where = f"{VARIABLE}, part {position}"
             if not (separator and version.isascii() and version.isdigit() and 1 <= int(version[:6]) <= MAX_VERSION):
-                message = (
-                    f"{where} does not begin with a version from 1 to {MAX_VERSION} and a colon. {_HOW_TO_MAKE_ONE}"
-                )
+                message = f"{where}: no version from 1 to {MAX_VERSION} and a colon in front. {_HOW_TO_MAKE_ONE}"
                 raise ConfigurationError(message)
             if int(version) in masters:
                 message = f"{where} repeats version {int(version)}. Give each version once, the newest first."
@@ -88,7 +84,7 @@ class Secrets:
         return self.derive("pepper", version)
 
     def encrypt(self, label: str, plaintext: bytes, associated_data: bytes = b"") -> bytes:
-        """Seals ``plaintext`` for one purpose and place (``associated_data``: whose it is, so that rows can't be swapped)."""
+        """Seals ``plaintext``; ``associated_data`` says whose it is, so that rows can't be swapped."""
         head = self.current_version.to_bytes(_VERSION_BYTES, "big")
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return head + nonce + AESGCM(self.derive(label)).encrypt(nonce, plaintext, head + associated_data)
