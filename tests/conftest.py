@@ -1,0 +1,29 @@
+"""What all tests share: real services, an owned clock, and an environment without settings of whoever runs them."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+from tests.support.clock import ManualClock
+from tests.support.services import postgres_server, postgres_url, reaper, redis_server, redis_url
+
+__all__ = ["clock", "postgres_server", "postgres_url", "reaper", "redis_server", "redis_url"]
+
+# ``services`` has read these at its import; the code under test must not see them.
+for _name in list(os.environ):
+    if _name.startswith("APISHIELD_") or _name.removesuffix("_FILE") in {"DATABASE_URL", "REDIS_URL"}:
+        del os.environ[_name]
+
+# Shared cores make deadlines flaky. HYPOTHESIS_PROFILE=thorough looks longer than a test run should take.
+hypothesis.settings.register_profile("ci", max_examples=75, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("thorough", max_examples=2_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Time that stands still until the test moves it."""
+    return ManualClock()
