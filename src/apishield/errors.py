@@ -57,6 +57,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "tenant_required": Problem(422, "An operator must name the tenant"),
     "signup_closed": Problem(401, "Signing up needs the operator's token"),
     "credential_in_query": Problem(400, "Credentials don't belong in a URL"),
+    "host_not_allowed": Problem(421, "This service does not answer to that host"),
     "not_found": Problem(404, "There is no such thing"),
     "method_not_allowed": Problem(405, "The method is not allowed here"),
     "conflict": Problem(409, "The request conflicts with the present state"),
