@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from apishield.core.model import MAX_UNITS
 from apishield.core.records import Environment, Metadata
+
+Cost = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
 class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -18,7 +24,7 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=F
     method: str | None = None
     path: str | None = None
     user_agent: str | None = None
-    cost: int | dict[str, int] = 1
+    cost: Cost | dict[Name, Cost] = 1
     scopes: list[str] | None = None
     country: str | None = None
     attributes: dict[str, str] | None = None
@@ -76,5 +82,3 @@ class Denial(msgspec.Struct, frozen=True, gc=False):
 
     code: str
     message: str
-
-

@@ -53,10 +53,15 @@ class DecisionIds:
             self._head = _PREFIX + _digits(self._number(at_ms, 0), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
         pairs = _PAIRS
         tail = (
-            pairs[sequence >> 30] + pairs[sequence >> 20 & 0x3FF] + pairs[sequence >> 10 & 0x3FF] + pairs[sequence & 0x3FF]
+            pairs[sequence >> 30]
+            + pairs[sequence >> 20 & 0x3FF]
+            + pairs[sequence >> 10 & 0x3FF]
+            + pairs[sequence & 0x3FF]
         )
         uuid = self._head + tail
-        mac = int.from_bytes(blake2b((uuid + tenant_id).encode(), key=self._key, digest_size=_MAC_BYTES).digest(), "big")
+        mac = int.from_bytes(
+            blake2b((uuid + tenant_id).encode(), key=self._key, digest_size=_MAC_BYTES).digest(), "big"
+        )
         return (
             f"{uuid}{_ALPHABET[mac >> 60]}{pairs[mac >> 50 & 0x3FF]}{pairs[mac >> 40 & 0x3FF]}{pairs[mac >> 30 & 0x3FF]}"
             f"{pairs[mac >> 20 & 0x3FF]}{pairs[mac >> 10 & 0x3FF]}{pairs[mac & 0x3FF]}"

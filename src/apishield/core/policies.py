@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from apishield.core.counter_keys import counter_key
-from apishield.core.headers import policy_item, quoted
+from apishield.core.headers import policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
 from apishield.core.model import Counter, Limit, Mode
 from apishield.core.records import Match, Policy
@@ -38,7 +38,9 @@ class Facts(msgspec.Struct, gc=False):
 class Meter:
     """A limit, with the parts of its headers rendered and its place known: which policy, enforced or shadow, what cost."""
 
-    __slots__ = ("cost", "limit", "policy_id", "policy_item", "quoted_name", "shadow", "unit")
+    __slots__ = (
+        "cost", "limit", "policy_id", "policy_item", "quoted_name", "shadow", "strategy", "unit", "window_seconds",
+    )  # fmt: skip
 
     def __init__(self, limit: Limit, *, policy_id: str | None = None, cost: int = 1) -> None:
         self.limit = limit
@@ -46,6 +48,8 @@ class Meter:
         self.cost = cost
         self.shadow = limit.mode is Mode.SHADOW
         self.unit = limit.unit
+        self.strategy = str(limit.algorithm.__struct_config__.tag)
+        self.window_seconds = window_seconds(limit)
         self.quoted_name = quoted(limit.name)
         self.policy_item = policy_item(limit)
 
@@ -127,7 +131,9 @@ def path_pattern(pattern: str) -> re.Pattern[str]:
     open_end = pattern.endswith("*")
     body = pattern.rstrip("*") if open_end else pattern
     parts = re.split(r"(\{[^/{}]+\}|\*)", body)
-    expression = "".join("[^/]+" if part.startswith("{") else "[^/]*" if part == "*" else re.escape(part) for part in parts)
+    expression = "".join(
+        "[^/]+" if part.startswith("{") else "[^/]*" if part == "*" else re.escape(part) for part in parts
+    )
     return re.compile(expression + (".*" if open_end else ""), re.DOTALL)
 
 

@@ -1,0 +1,406 @@
+"""The verdict: one check in, one decision out, in the order of the design; cheap steps first, one store call at the end.
+
+Owns: the order of the steps, the texts of refusals, choosing the counters, rendering the decision.
+Does not own: what is known (``snapshot``), how counters decide (``CounterStore``), how HTTP asks (``api.dataplane``).
+
+``check`` answers at once where no step has to wait (every key known, counters in memory), and else an awaitable: a caller
+that need not await does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Final, Protocol
+
+from apishield.core.abuse_detector.addresses import Address, parse_address, within
+from apishield.core.decision import CheckRequest, Decision, Denial, LimitState
+from apishield.core.decision_ids import DecisionIds
+from apishield.core.headers import rate_limit_headers, restriction
+from apishield.core.key_manager import lifecycle
+from apishield.core.key_manager.format import inspect
+from apishield.core.key_manager.scopes import default_scope, satisfies
+from apishield.core.model import MAX_UNITS, SECOND_US, Concurrency, Counter, Limit, Outcome, Quota, Verdict
+from apishield.core.paths import BadPathError, normalise
+from apishield.core.policies import Facts, Meter
+from apishield.core.ports import Clock, CounterStore
+from apishield.core.records import Environment, KeyKind
+from apishield.errors import PROBLEMS, StoreUnavailable
+from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
+
+STALE_AFTER_US: Final = 5 * SECOND_US
+_LONGEST_METHOD: Final = 16
+_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "QUERY"})
+_LONGEST_SECRET: Final = 512
+_TOO_MUCH: Final = MAX_UNITS + 1
+_NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
+
+_KEY_REFUSALS: Final = {
+    "key_revoked": "This API key was revoked. Ask whoever gave it to you for a new one.",
+    "key_expired": "This API key has expired. Ask whoever gave it to you for a new one.",
+    "key_disabled": "This API key is disabled. Its owner can enable it again.",
+}
+
+
+_MALFORMED: Final = Denial(
+    "key_malformed", "This API key is mistyped or cut off: its checksum is wrong. Copy it again, whole."
+)
+_UNKNOWN: Final = Denial("key_unknown", "This API key is unknown here. Check that it belongs to this API.")
+_ROTATED: Final = Denial("key_expired", "This API key was rotated and its grace is over. Use the new secret.")
+_WRONG_KIND: Final = Denial(
+    "key_wrong_kind",
+    "This is a service key: it lets an SDK or gateway ask for verdicts and can't call the API. "
+    "Make a caller key with POST /v1/keys.",
+)
+_KEY_MISSING: Final = Denial("key_missing", "Send an API key in X-API-Key, or in Authorization: Bearer.")
+_STALE: Final = Denial(
+    "stale", "The service lost its database and no longer trusts what it knows of keys. Try again later."
+)
+_STORE_GONE: Final = Denial(
+    "store_unavailable", "The limits can't be checked now, and this one denies then. Try again later."
+)
+_BLOCKED: Final = Denial("blocked", "Requests from this address are blocked.")
+_CHALLENGE: Final = 'Bearer realm="api"'
+
+
+class Recorder(Protocol):
+    """Takes note of every decision, for usage, metrics and, later, the ledger. Must be quick and never raise."""
+
+    def record(
+        self, tenant: TenantView, entry: KeyEntry | None, decision: Decision, now_us: int, *, peek: bool
+    ) -> None:
+        """Notes one decision; ``entry`` is the key that was identified, if any; a ``peek`` asked without charging."""
+        ...
+
+
+class _Asked:
+    """What the steps learn of one check, until the store has decided."""
+
+    __slots__ = ("counters", "degraded", "entry", "meters", "peek", "view")
+
+    def __init__(self, view: TenantView) -> None:
+        self.view = view
+        self.entry: KeyEntry | None = None
+        self.counters: Sequence[Counter] = ()
+        self.meters: Sequence[Meter] = ()
+        self.degraded = False
+        self.peek = False
+
+
+class Engine:
+    """Decides checks. One per process; holds no state of its own but the sequence of decision ids."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        store: CounterStore,
+        ids: DecisionIds,
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        snapshot_max_age_us: int = 300 * SECOND_US,
+        draft_headers: bool = True,
+        legacy_headers: bool = True,
+    ) -> None:
+        self._snapshot = snapshot
+        self._store = store
+        self._ids = ids
+        self._clock = clock
+        self._recorder = recorder
+        self._max_age_us = snapshot_max_age_us
+        self._draft_headers = draft_headers
+        self._legacy_headers = legacy_headers
+
+    def check(self, view: TenantView, request: CheckRequest) -> Decision | Awaitable[Decision]:
+        """Decides one check of the tenant that asks. Never raises: a refusal is a decision."""
+        if not request.api_key:
+            return self._decide(view, request, None, None)
+        entry, denial = self._identify(view, request.api_key)
+        if entry is None and denial is None:
+            return self._check_after_catch_up(view, request, request.api_key)
+        return self._decide(view, request, entry, denial)
+
+    def _identify(self, view: TenantView, secret: str) -> tuple[KeyEntry | None, Denial | None]:
+        """The tenant's key with this secret, or why there is none; neither, where only the database could tell."""
+        inspection = inspect(secret)
+        if inspection.kind is not None and not inspection.intact:
+            return None, _MALFORMED  # a checksum that is wrong costs no look-up
+        if len(secret) > _LONGEST_SECRET:
+            return None, _UNKNOWN
+        found = self._snapshot.key_of(view, secret)
+        if found is None:
+            return None, None
+        entry, stored = found
+        if stored.expires_at_us is not None and self._clock() >= stored.expires_at_us:
+            return entry, _ROTATED
+        return entry, None
+
+    async def _check_after_catch_up(self, view: TenantView, request: CheckRequest, secret: str) -> Decision:
+        """A key that is well-formed but unknown may have been made on another node a moment ago: look once more."""
+        try:
+            await self._snapshot.shared_catch_up()
+        except Exception:  # noqa: BLE001  the feed's own loop tells of the database's failure; here the key stays unknown
+            entry, denial = None, _UNKNOWN
+        else:
+            view = self._snapshot.tenant(view.tenant.id) or view
+            entry, denial = self._identify(view, secret)
+        decision = self._decide(view, request, entry, denial if entry is not None else denial or _UNKNOWN)
+        return decision if isinstance(decision, Decision) else await decision
+
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    def _decide(
+        self, view: TenantView, request: CheckRequest, entry: KeyEntry | None, key_denial: Denial | None
+    ) -> Decision | Awaitable[Decision]:
+        now_us = self._clock()
+        asked = _Asked(view)
+        asked.entry = entry
+        asked.peek = request.cost == 0
+        denial = self._steps_before_limits(asked, request, now_us, key_denial)
+        if denial is not None:
+            return self._refuse(asked, denial, now_us)
+        if not asked.counters:
+            return self._answer(asked, _NOTHING, now_us)
+        costs = _costs(request.cost, asked)
+        try:
+            verdict = self._store.decide(asked.counters, costs)
+        except StoreUnavailable:
+            return self._refuse(asked, _STORE_GONE, now_us)
+        if isinstance(verdict, Verdict):
+            return self._answer(asked, verdict, verdict.now_us)
+        return self._answer_later(asked, verdict, now_us)
+
+    def _steps_before_limits(
+        self, asked: _Asked, request: CheckRequest, now_us: int, key_denial: Denial | None
+    ) -> Denial | None:
+        view, entry = asked.view, asked.entry
+        # 1 identify
+        address: Address | None = None
+        if request.ip is not None:
+            address = parse_address(request.ip)
+            if address is None:
+                return Denial("bad_request", f"ip is {request.ip[:64]!a}; give one IPv4 or IPv6 address.")
+        path = request.path
+        if path is not None:
+            try:
+                path = normalise(path)
+            except BadPathError as error:
+                return Denial("bad_request", f"The path can't be used: {error}.")
+        method = request.method
+        if method is not None and method not in _METHODS:
+            method = method.upper()
+            if not (method.isascii() and method.isalpha() and len(method) <= _LONGEST_METHOD):
+                return Denial("bad_request", f"method is {method[:32]!a}; give an HTTP method such as GET.")
+        # 2 allowlist, 3 blocklist
+        denial = self._blocked(view, request, address, now_us)
+        if denial is not None:
+            return denial
+        # 4 key
+        if key_denial is not None:
+            return key_denial
+        age_us = now_us - self._snapshot.fresh_at_us
+        if age_us > STALE_AFTER_US:
+            asked.degraded = True
+            if entry is not None and age_us > self._max_age_us:
+                return _STALE
+        if entry is None:
+            needs_key = (
+                view.tenant.require_key
+                if request.require_key is None
+                else request.require_key or view.tenant.require_key
+            )
+            if needs_key or request.scopes:
+                return _KEY_MISSING
+        else:
+            denial = self._key_refused(view, entry, request, address, method, now_us)
+            if denial is not None:
+                return denial
+        # 6 choose the counters
+        self._choose_counters(asked, request, method, path, address)
+        return None
+
+    def _blocked(self, view: TenantView, request: CheckRequest, address: Address | None, now_us: int) -> Denial | None:
+        operator_blocks = self._snapshot.operator_blocks
+        if operator_blocks and address is not None and operator_blocks.of_address(address, now_us) is not None:
+            return _BLOCKED  # no tenant's allow lifts the operator's block
+        blocks = view.blocks
+        if not blocks:
+            return None
+        allows = view.allows
+        if allows and address is not None and allows.of_address(address, now_us) is not None:
+            return None
+        if address is not None and blocks.of_address(address, now_us) is not None:
+            return _BLOCKED
+        if request.country is not None and blocks.of_name("country", request.country.upper(), now_us) is not None:
+            return Denial("blocked", "Requests from this country are blocked.")
+        return None
+
+    def _key_refused(
+        self,
+        view: TenantView,
+        entry: KeyEntry,
+        request: CheckRequest,
+        address: Address | None,
+        method: str | None,
+        now_us: int,
+    ) -> Denial | None:
+        key = entry.key
+        if key.kind is KeyKind.SERVICE:
+            return _WRONG_KIND
+        code = lifecycle.refusal(key, now_us)
+        if code is not None:
+            return Denial(code, _KEY_REFUSALS[code])
+        if (
+            view.blocks
+            and view.blocks.of_name("key_id", key.id, now_us) is not None
+            and view.allows.of_name("key_id", key.id, now_us) is None
+        ):
+            return Denial("blocked", "This API key is blocked.")
+        if entry.networks and (address is None or not within(address, entry.networks)):
+            return Denial("ip_not_allowed", "This API key may only be used from the addresses that its owner listed.")
+        if request.scopes is not None:
+            needed: Sequence[str] = request.scopes
+        else:
+            needed = (default_scope(method),) if method is not None else ()
+        for scope in needed:
+            if scope not in key.scopes and not satisfies(key.scopes, scope):
+                return Denial("scope_missing", f"This API key lacks the scope {scope[:100]!a}.")
+        return None
+
+    def _choose_counters(
+        self, asked: _Asked, request: CheckRequest, method: str | None, path: str | None, address: Address | None
+    ) -> None:
+        view, entry = asked.view, asked.entry
+        policies = view.policy_plan.for_anonymous if entry is None else view.policy_plan.for_keys
+        if entry is not None:
+            asked.counters, asked.meters = entry.counters, entry.meters
+        if not policies:
+            return
+        key = None if entry is None else entry.key
+        facts = Facts(
+            tenant_id=view.tenant.id,
+            plan=view.tenant.plan,
+            environment=Environment.LIVE if key is None else key.environment,
+            method=method,
+            path=path,
+            ip=None if address is None else address.counted,
+            key_id=None if key is None else key.id,
+            customer_id=None if key is None else key.customer_id,
+            scopes=() if key is None else key.scopes,
+            attributes=request.attributes,
+        )
+        matched = [(counter, policy) for policy in policies if (counter := policy.counter(facts)) is not None]
+        if matched:
+            asked.counters = (*asked.counters, *(counter for counter, _ in matched))
+            asked.meters = (*asked.meters, *(policy.meter for _, policy in matched))
+
+    # --- the answer ---------------------------------------------------------------------------------------------------
+
+    async def _answer_later(self, asked: _Asked, pending: Awaitable[Verdict], now_us: int) -> Decision:
+        try:
+            verdict = await pending
+        except StoreUnavailable:
+            return self._refuse(asked, _STORE_GONE, now_us)
+        return self._answer(asked, verdict, verdict.now_us)
+
+    def _refuse(self, asked: _Asked, denial: Denial, now_us: int) -> Decision:
+        return self._render(asked, denial.code, denial.message, (), [], None, now_us, degraded=asked.degraded)
+
+    def _answer(self, asked: _Asked, verdict: Verdict, now_us: int) -> Decision:
+        shadow: list[LimitState] = []
+        states: list[tuple[Limit, Meter, Outcome]] = []
+        for meter, outcome in zip(asked.meters, verdict.outcomes, strict=True):
+            if meter.shadow:
+                shadow.append(_state(meter, outcome))
+            else:
+                states.append((meter.limit, meter, outcome))
+        if len(states) > 1:
+            states.sort(key=lambda state: restriction(state[0], state[2]))
+        enforced = [(limit, meter.quoted_name, meter.policy_item, outcome) for limit, meter, outcome in states]
+        limits = [_state(meter, outcome) for _, meter, outcome in states]
+        degraded = asked.degraded or verdict.degraded
+        if verdict.admitted:
+            return self._render(asked, "ok", "", enforced, limits, None, now_us, degraded=degraded, shadow=shadow)
+        limit, _, outcome = states[0]
+        code = _limit_code(limit)
+        wait_us = outcome.retry_after_us
+        message = _limit_message(limit, wait_us)
+        return self._render(asked, code, message, enforced, limits, wait_us, now_us, degraded=degraded, shadow=shadow)
+
+    def _render(
+        self,
+        asked: _Asked,
+        code: str,
+        message: str,
+        enforced: Sequence[tuple[Limit, str, str, Outcome]],
+        limits: list[LimitState],
+        wait_us: int | None,
+        now_us: int,
+        *,
+        degraded: bool,
+        shadow: list[LimitState] | None = None,
+    ) -> Decision:
+        view, entry = asked.view, asked.entry
+        status = 200 if code == "ok" else PROBLEMS[code].status
+        decision_id = self._ids.make(view.tenant.id, now_us)
+        headers = rate_limit_headers(enforced, now_us, draft=self._draft_headers, legacy=self._legacy_headers)
+        headers["X-APIShield-Decision"] = decision_id
+        if status == 429 and wait_us is not None:
+            headers["Retry-After"] = str(-(-wait_us // SECOND_US))
+        elif status == 401:
+            headers["WWW-Authenticate"] = _CHALLENGE
+        if degraded:
+            headers["X-APIShield-Degraded"] = "true"
+        decision = Decision(
+            code == "ok",
+            code,
+            status,
+            message,
+            decision_id,
+            view.tenant.id,
+            None if entry is None else entry.view,
+            limits,
+            shadow or [],
+            None if wait_us is None else -(-wait_us // 1000) / 1000,
+            headers,
+            degraded,
+        )
+        self._recorder.record(view, entry, decision, now_us, peek=asked.peek)
+        return decision
+
+
+def _costs(cost: int | dict[str, int], asked: _Asked) -> Sequence[int]:
+    """What each counter is charged: the policy's cost times the check's, in the counter's unit; bounded."""
+    entry = asked.entry
+    if cost == 1 and entry is not None and asked.counters is entry.counters:
+        return entry.unit_costs
+    if isinstance(cost, int):
+        return [min(cost * meter.cost, _TOO_MUCH) if meter.unit == "requests" else 0 for meter in asked.meters]
+    return [min(cost.get(meter.unit, 0) * meter.cost, _TOO_MUCH) for meter in asked.meters]
+
+
+def _state(meter: Meter, outcome: Outcome) -> LimitState:
+    limit = meter.limit
+    return LimitState(
+        limit.name,
+        meter.policy_id,
+        meter.strategy,
+        limit.unit,
+        limit.algorithm.requests,
+        outcome.remaining,
+        meter.window_seconds,
+        -(-outcome.reset_us // 1000) / 1000,
+        not outcome.admitted,
+    )
+
+
+def _limit_code(limit: Limit) -> str:
+    if isinstance(limit.algorithm, Quota):
+        return "quota_exceeded"
+    return "concurrency_exceeded" if isinstance(limit.algorithm, Concurrency) else "rate_limited"
+
+
+def _limit_message(limit: Limit, wait_us: int | None) -> str:
+    if wait_us is None:
+        return f"The request costs more than the limit {limit.name!a} ever allows ({limit.algorithm.requests} {limit.unit})."
+    seconds = -(-wait_us // SECOND_US)
+    return f"The limit {limit.name!a} ({limit.algorithm.requests} {limit.unit}) is used up. Try again in {seconds} s."

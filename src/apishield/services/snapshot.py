@@ -1,0 +1,315 @@
+"""What the data plane knows: tenants, keys, tokens, limits and blocks, in memory, at most a second old.
+
+Owns: look-ups by secret, address and id; applying the change feed; knowing its own age.
+Does not own: deciding (``engine``), and where rows come from (``SnapshotSource``).
+
+Everything is keyed by tenant first. A caller's key is looked up within the tenant that asks, so that another tenant's key
+and an invented one can't be told apart, in answer or in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Final
+
+import msgspec
+
+from apishield.core.abuse_detector.addresses import Network, parse_network
+from apishield.core.abuse_detector.blocklist import Blocklist
+from apishield.core.counter_keys import counter_key
+from apishield.core.decision import KeyView
+from apishield.core.key_manager.format import SecretKind, inspect
+from apishield.core.key_manager.hashing import digest
+from apishield.core.model import Counter, Limit
+from apishield.core.policies import Meter, PolicyPlan
+from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
+from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
+
+OPERATOR_ID: Final = "operator"
+_CATCH_UP_INTERVAL_SECONDS = 0.1
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """Who a secret belongs to. ``id`` is the token's or key's; the operator has no tenant."""
+
+    id: str
+    role: Role
+    tenant_id: str | None
+    expires_at_us: int | None = None
+
+
+class KeyEntry:
+    """A key, made ready to be checked: its counters, its networks, and what a decision tells about it."""
+
+    __slots__ = ("counters", "key", "meters", "networks", "unit_costs", "view")
+
+    def __init__(self, key: Key, customer: Customer | None) -> None:
+        self.key = key
+        self.view = KeyView(key.id, key.name, key.scopes, key.environment, key.customer_id, key.metadata)
+        self.networks: tuple[Network, ...] = tuple(
+            network for network in map(parse_network, key.allowed_ips) if network is not None
+        )
+        limits: list[tuple[Limit, dict[str, str]]] = [
+            (limit, {"key": key.id}) for limit in (*key.rate_limits, *key.quotas)
+        ]
+        if customer is not None:
+            limits += [(limit, {"customer": customer.id}) for limit in customer.rate_limits]
+        self.meters = tuple(Meter(limit) for limit, _ in limits)
+        self.counters = tuple(
+            Counter(counter_key(key.tenant_id, key.environment, limit, subject), limit) for limit, subject in limits
+        )
+        self.unit_costs = tuple(1 if meter.unit == "requests" else 0 for meter in self.meters)
+
+
+class TenantView:
+    """One tenant's part of the snapshot."""
+
+    __slots__ = ("allows", "blocks", "customers", "keys", "policies", "policy_plan", "secrets", "tenant")
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.keys: dict[str, KeyEntry] = {}
+        self.secrets: dict[bytes, SecretHash] = {}
+        self.customers: dict[str, Customer] = {}
+        self.policies: dict[str, Policy] = {}
+        self.policy_plan = PolicyPlan(())
+        self.blocks = Blocklist()
+        self.allows = Blocklist()
+
+
+class Snapshot:
+    """The data plane's memory. ``peppers`` are by version, the one that writes first."""
+
+    def __init__(
+        self, source: SnapshotSource, clock: Clock, peppers: dict[int, bytes], operator_digest: bytes | None = None
+    ) -> None:
+        self.sequence = 0
+        self.fresh_at_us = 0
+        self.operator_blocks = Blocklist()
+        self._source = source
+        self._clock = clock
+        self._peppers = tuple(peppers.items())
+        self._operator_digest = operator_digest
+        self._tenants: dict[str, TenantView] = {}
+        self._credentials: dict[bytes, tuple[Credential, SecretHash]] = {}
+        self._digests: dict[str, set[bytes]] = {}
+        self._block_owner: dict[str, str | None] = {}
+        self._lock = asyncio.Lock()
+        self._shared_catch_up: asyncio.Task[None] | None = None
+        self._caught_up_at = 0.0
+
+    # --- look-ups -----------------------------------------------------------------------------------------------------
+
+    def tenant(self, tenant_id: str) -> TenantView | None:
+        """The tenant, if it exists (suspended ones included)."""
+        return self._tenants.get(tenant_id)
+
+    def __len__(self) -> int:
+        return sum(len(view.keys) for view in self._tenants.values())
+
+    def age_us(self) -> int:
+        """How long ago the snapshot was last known to be up to date."""
+        return self._clock() - self.fresh_at_us
+
+    def authenticate(self, secret: str) -> Credential | None:
+        """Whose token or service key ``secret`` is; ``None`` where it is unknown, revoked, disabled or expired."""
+        inspection = inspect(secret)
+        if not inspection.intact or inspection.kind is None:
+            return None
+        now_us = self._clock()
+        for _, pepper in self._peppers:
+            hashed = digest(pepper, secret)
+            if inspection.kind is SecretKind.OPERATOR_TOKEN:
+                if (
+                    hashed == self._operator_digest
+                ):  # both are keyed digests: comparing them tells nothing of the secret
+                    return Credential(OPERATOR_ID, Role.OPERATOR, None)
+                continue
+            found = self._credentials.get(hashed)
+            if found is not None:
+                credential, stored = found
+                return credential if self._holds(credential, stored, now_us) else None
+        return None
+
+    def key_of(self, view: TenantView, secret: str) -> tuple[KeyEntry, SecretHash] | None:
+        """The tenant's key with this secret, in whatever state it is; ``None`` where the tenant has no such key."""
+        for _, pepper in self._peppers:
+            stored = view.secrets.get(digest(pepper, secret))
+            if stored is not None:
+                entry = view.keys.get(stored.owner_id)
+                return None if entry is None else (entry, stored)
+        return None
+
+    def _holds(self, credential: Credential, stored: SecretHash, now_us: int) -> bool:
+        if stored.expires_at_us is not None and now_us >= stored.expires_at_us:
+            return False
+        if credential.expires_at_us is not None and now_us >= credential.expires_at_us:
+            return False
+        if credential.role is not Role.SERVICE or credential.tenant_id is None:
+            return True
+        view = self._tenants.get(credential.tenant_id)
+        entry = None if view is None else view.keys.get(credential.id)
+        return entry is not None and entry.key.enabled and entry.key.revoked_at_us is None
+
+    # --- keeping up ---------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Reads everything. Raises what the source raises; the snapshot then stays as it was."""
+        started_us = self._clock()
+        rows = await self._source.load()
+        self._tenants.clear()
+        self._credentials.clear()
+        self._digests.clear()
+        self._block_owner.clear()
+        self.operator_blocks = Blocklist()
+        self._take_in(rows)
+        self.sequence = rows.sequence
+        self.fresh_at_us = started_us
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be walked by every collection
+
+    async def catch_up(self) -> None:
+        """Applies what changed since; after it, what was committed before the call is known here."""
+        async with self._lock:
+            started_us = self._clock()
+            changes = await self._source.changes_after(self.sequence)
+            if changes is None:
+                await self.load()
+                return
+            if changes:
+                rows = await self._source.load_objects(changes)
+                self._apply(changes, rows)
+                self.sequence = changes[-1].sequence
+            self.fresh_at_us = started_us
+
+    async def shared_catch_up(self) -> None:
+        """Like ``catch_up``, at most ten times a second however many ask: all who wait share the next one."""
+        if self._shared_catch_up is None or self._shared_catch_up.done():
+            self._shared_catch_up = asyncio.create_task(self._catch_up_in_turn())
+        await asyncio.shield(self._shared_catch_up)
+
+    async def _catch_up_in_turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._caught_up_at + _CATCH_UP_INTERVAL_SECONDS - loop.time()))
+        self._caught_up_at = loop.time()
+        self._shared_catch_up = None  # who asks from here on may have seen a later commit, and waits for the next one
+        await self.catch_up()
+
+    # --- applying rows ------------------------------------------------------------------------------------------------
+
+    def _apply(self, changes: Iterable[Change], rows: SnapshotRows) -> None:
+        present = {record.id for records in (rows.tenants, rows.customers, rows.policies) for record in records}
+        for change in changes:
+            if change.object_id not in present:
+                self._forget(change)
+        self._take_in(rows)
+
+    def _forget(self, change: Change) -> None:
+        """Takes out what was deleted, and secrets and blocks that changed: their present state is taken in afterwards."""
+        view = self._tenants.get(change.tenant_id) if change.tenant_id is not None else None
+        match change.kind:
+            case "tenant":
+                gone = self._tenants.pop(change.object_id, None)
+                for owner_id in [] if gone is None else [*gone.keys]:
+                    self._forget_secrets(owner_id, self._credentials)
+                for hashed in [each for each, (of, _) in self._credentials.items() if of.tenant_id == change.object_id]:
+                    del self._credentials[hashed]
+            case "token":
+                self._forget_secrets(change.object_id, self._credentials)
+            case "key" if view is not None:
+                view.keys.pop(change.object_id, None)
+                self._forget_secrets(change.object_id, self._credentials, view.secrets)
+            case "customer" if view is not None:
+                view.customers.pop(change.object_id, None)
+            case "policy" if view is not None:
+                if view.policies.pop(change.object_id, None) is not None:
+                    view.policy_plan = PolicyPlan(view.policies.values())
+            case "block":
+                owner_id = self._block_owner.pop(change.object_id, None)
+                owner = self._tenants.get(owner_id) if owner_id is not None else None
+                for blocklist in (self.operator_blocks,) if owner is None else (owner.blocks, owner.allows):
+                    blocklist.discard(change.object_id)
+            case _:  # of a tenant that is gone itself
+                pass
+
+    def _forget_secrets(
+        self, owner_id: str, *tables: dict[bytes, SecretHash] | dict[bytes, tuple[Credential, SecretHash]]
+    ) -> None:
+        for hashed in self._digests.pop(owner_id, ()):
+            for table in tables:
+                table.pop(hashed, None)
+
+    def _take_in(self, rows: SnapshotRows) -> None:
+        for tenant in rows.tenants:
+            view = self._tenants.get(tenant.id)
+            if view is None:
+                self._tenants[tenant.id] = TenantView(tenant)
+            else:
+                view.tenant = tenant
+        for customer in rows.customers:
+            self._take_customer(customer)
+        for key in rows.keys:
+            self._take_key(key)
+        credentials = {token.id: _of_token(token) for token in rows.tokens if token.revoked_at_us is None}
+        credentials |= {key.id: _of_key(key) for key in rows.keys if key.kind is KeyKind.SERVICE}
+        for stored in (*rows.token_secrets, *rows.key_secrets):
+            self._take_secret(stored, credentials.get(stored.owner_id))
+        tenant_of_key = {key.id: key.tenant_id for key in rows.keys}
+        for stored in rows.key_secrets:
+            owner = self._tenants.get(tenant_of_key.get(stored.owner_id, ""))
+            if owner is not None:
+                owner.secrets[stored.digest] = stored
+                self._digests.setdefault(stored.owner_id, set()).add(stored.digest)
+        self._take_policies(rows.policies)
+        for block in rows.blocks:
+            self._take_block(block)
+
+    def _take_secret(self, stored: SecretHash, credential: Credential | None) -> None:
+        if credential is not None:
+            self._credentials[stored.digest] = (credential, stored)
+            self._digests.setdefault(stored.owner_id, set()).add(stored.digest)
+
+    def _take_key(self, key: Key) -> None:
+        view = self._tenants.get(key.tenant_id)
+        if view is not None:
+            view.keys[key.id] = KeyEntry(key, view.customers.get(key.customer_id) if key.customer_id else None)
+
+    def _take_customer(self, customer: Customer) -> None:
+        view = self._tenants.get(customer.tenant_id)
+        if view is None:
+            return
+        known = customer.id in view.customers
+        view.customers[customer.id] = customer
+        if known:  # a new customer has no keys yet
+            for key_id, entry in list(view.keys.items()):
+                if entry.key.customer_id == customer.id:
+                    view.keys[key_id] = KeyEntry(entry.key, customer)
+
+    def _take_policies(self, policies: Iterable[Policy]) -> None:
+        touched: set[str] = set()
+        for policy in policies:
+            view = self._tenants.get(policy.tenant_id)
+            if view is not None:
+                view.policies[policy.id] = policy
+                touched.add(policy.tenant_id)
+        for tenant_id in touched:
+            view = self._tenants[tenant_id]
+            view.policy_plan = PolicyPlan(view.policies.values())
+
+    def _take_block(self, block: Block) -> None:
+        view = self._tenants.get(block.tenant_id) if block.tenant_id is not None else None
+        if block.tenant_id is None:
+            self.operator_blocks.add(block)
+        elif view is not None:
+            (view.blocks if block.action == "block" else view.allows).add(block)
+        self._block_owner[block.id] = block.tenant_id
+
+
+def _of_token(token: Token) -> Credential:
+    return Credential(token.id, token.role, token.tenant_id, token.expires_at_us)
+
+
+def _of_key(key: Key) -> Credential:
+    return Credential(key.id, Role.SERVICE, key.tenant_id, key.expires_at_us)

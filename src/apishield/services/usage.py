@@ -1,0 +1,259 @@
+"""What keys used: noted on the hot path in plain dictionaries, written behind each second and at shutdown.
+
+Owns: totals by key and day, last use of keys, the durable side of quotas, ``GET /v1/keys/{id}/usage``.
+Does not own: live counters (``CounterStore``), what happened request by request (the ledger).
+
+A process that is killed loses what it noted within the last second of totals and of quotas kept in memory; a database that
+can't be reached loses nothing: notes stay until they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+from apishield.core.decision import Decision
+from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
+from apishield.core.ports import Clock, CounterStore
+from apishield.core.rate_limiter.quota import period_name
+from apishield.core.records import Actor, Key, UsageTotals
+from apishield.errors import ProblemError
+from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
+
+DAY_US = 86_400 * SECOND_US
+
+
+class QuotaUse(msgspec.Struct, frozen=True):
+    """Units used of one quota counter in the period that began at ``period_start_us``, as last seen at ``at_us``."""
+
+    counter_key: str
+    period_start_us: int
+    used: int
+    at_us: int
+
+
+class DayUse(msgspec.Struct, frozen=True):
+    """Checks of one key on one day (UTC, ``2026-11-23``), to be added to what is stored."""
+
+    tenant_id: str
+    key_id: str
+    day: str
+    allowed: int
+    refused: int
+
+
+class UsageStore(Protocol):
+    """The durable side; implemented over the database."""
+
+    async def load_quotas(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        """Units used by counter key; absent means none."""
+        ...
+
+    async def write(self, quotas: Sequence[QuotaUse], days: Sequence[DayUse], last_used: Mapping[str, int]) -> None:
+        """Writes all of it in one transaction: quotas by the latest ``at_us``, days added, last uses by the latest."""
+        ...
+
+    async def totals(self, tenant_id: str, key_id: str, since_day: str) -> list[UsageTotals]:
+        """The days of a key since ``since_day``."""
+        ...
+
+
+class LimitUsage(msgspec.Struct, frozen=True):
+    """Where one limit of a key stands; asking charged nothing."""
+
+    name: str
+    strategy: str
+    unit: str
+    limit: int
+    remaining: int
+    used: int
+    window_seconds: float | None
+    reset_seconds: float
+
+
+class QuotaUsage(msgspec.Struct, frozen=True):
+    """Where one quota of a key stands. ``period`` is ``2026-11`` or ``2026-11-23``, in the quota's time zone."""
+
+    name: str
+    period: str
+    unit: str
+    limit: int
+    used: int
+    remaining: int
+    resets_at_us: int
+
+
+class KeyTotals(msgspec.Struct, frozen=True):
+    """Checks of a key: today and this month (UTC), and of this month how many were allowed and refused."""
+
+    today: int
+    this_month: int
+    allowed: int
+    refused: int
+
+
+class KeyUsage(msgspec.Struct, frozen=True):
+    """The whole answer of ``GET /v1/keys/{id}/usage``."""
+
+    key_id: str
+    rate_limits: list[LimitUsage]
+    quotas: list[QuotaUsage]
+    totals: KeyTotals
+
+
+class UsageService:
+    """Notes what happens (``record``, ``note``), writes it behind (``flush``), and answers what a key used."""
+
+    def __init__(self, snapshot: Snapshot, store: UsageStore, clock: Clock) -> None:
+        self._snapshot = snapshot
+        self._store = store
+        self._clock = clock
+        self._counters: CounterStore | None = None
+        self._days: dict[tuple[str, str], list[int]] = {}
+        self._day_starts_us = 0
+        self._day = ""
+        self._last_used: dict[str, int] = {}
+        self._quotas: dict[tuple[str, int], QuotaUse] = {}
+        self._closed_days: list[DayUse] = []
+        self.decisions_by_code: dict[str, int] = {}
+
+    def use(self, counters: CounterStore) -> None:
+        """Names the store whose live counters ``key_usage`` looks at; it in turn needs this service to seed its quotas."""
+        self._counters = counters
+
+    # --- the hot path -------------------------------------------------------------------------------------------------
+
+    def record(
+        self, tenant: TenantView, entry: KeyEntry | None, decision: Decision, now_us: int, *, peek: bool
+    ) -> None:
+        """Notes one decision. A peek is counted in the metrics only: it is a question, not use."""
+        by_code = self.decisions_by_code
+        by_code[decision.code] = by_code.get(decision.code, 0) + 1
+        if entry is None or peek:
+            return
+        if not self._day_starts_us <= now_us < self._day_starts_us + DAY_US:
+            self._begin_day(now_us)
+        key_id = entry.key.id
+        self._last_used[key_id] = now_us
+        use = self._days.get((entry.key.tenant_id, key_id))
+        if use is None:
+            use = self._days[entry.key.tenant_id, key_id] = [0, 0]
+        use[0 if decision.allowed else 1] += 1
+
+    def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
+        """Remembers the latest use of a quota (port ``QuotaLedger``)."""
+        self._quotas[counter_key, period_start_us] = QuotaUse(counter_key, period_start_us, used, at_us)
+
+    async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        """Durable use of quotas, with what is noted but not yet written (port ``QuotaLedger``)."""
+        used = await self._store.load_quotas(counter_keys, period_start_us)
+        for counter_key in counter_keys:
+            noted = self._quotas.get((counter_key, period_start_us))
+            if noted is not None:
+                used[counter_key] = max(noted.used, used.get(counter_key, 0))
+        return used
+
+    def _begin_day(self, now_us: int) -> None:
+        self._close_day()
+        self._day_starts_us = now_us // DAY_US * DAY_US
+        self._day = _day(now_us)
+
+    def _close_day(self) -> None:
+        self._closed_days += [
+            DayUse(tenant_id, key_id, self._day, allowed, refused)
+            for (tenant_id, key_id), (allowed, refused) in self._days.items()
+        ]
+        self._days = {}
+
+    # --- behind -------------------------------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Writes what was noted. Raises what the database raises; everything is then kept for the next time."""
+        self._close_day()
+        days, self._closed_days = self._closed_days, []
+        quotas, self._quotas = self._quotas, {}
+        last_used, self._last_used = self._last_used, {}
+        if not (days or quotas or last_used):
+            return
+        try:
+            await self._store.write([*quotas.values()], days, last_used)
+        except BaseException:
+            self._closed_days = days + self._closed_days
+            self._quotas = quotas | self._quotas
+            self._last_used = last_used | self._last_used
+            raise
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    async def key_usage(self, actor: Actor, key: Key) -> KeyUsage:
+        """What ``key`` used and has left, of live counters and of totals. Charges nothing."""
+        assert self._counters is not None
+        view = self._snapshot.tenant(key.tenant_id)
+        entry = view.keys.get(key.id) if view is not None else None
+        if entry is None:
+            raise ProblemError("not_found", f"There is no key {key.id!r}.")
+        asked = self._counters.decide(entry.counters, [0] * len(entry.counters))
+        verdict = asked if isinstance(asked, Verdict) else await asked
+        measured = list(zip(entry.counters, entry.meters, verdict.outcomes, strict=True))
+        await self.flush()
+        now_us = self._clock()
+        return KeyUsage(
+            key.id,
+            [
+                LimitUsage(
+                    counter.limit.name,
+                    meter.strategy,
+                    meter.unit,
+                    counter.limit.algorithm.requests,
+                    outcome.remaining,
+                    max(0, counter.limit.algorithm.requests - outcome.remaining),
+                    meter.window_seconds,
+                    -(-outcome.reset_us // 1000) / 1000,
+                )
+                for counter, meter, outcome in measured
+                if not isinstance(counter.limit.algorithm, Quota)
+            ],
+            [_quota_usage(counter, outcome, verdict.now_us) for counter, _, outcome in measured if _is_quota(counter)],
+            await self._totals(key, now_us),
+        )
+
+    async def reset(self, key: Key) -> None:
+        """Forgets the live state of all rate limits of ``key``; quotas stay as they are, since bills stand on them."""
+        assert self._counters is not None
+        view = self._snapshot.tenant(key.tenant_id)
+        entry = view.keys.get(key.id) if view is not None else None
+        if entry is not None:
+            await self._counters.reset([counter for counter in entry.counters if not _is_quota(counter)])
+
+    async def _totals(self, key: Key, now_us: int) -> KeyTotals:
+        today = _day(now_us)
+        days = await self._store.totals(key.tenant_id, key.id, today[:8] + "01")
+        allowed = sum(day.allowed for day in days)
+        refused = sum(day.refused for day in days)
+        of_today = sum(day.allowed + day.refused for day in days if day.day == today)
+        return KeyTotals(of_today, allowed + refused, allowed, refused)
+
+
+def _is_quota(counter: Counter) -> bool:
+    return isinstance(counter.limit.algorithm, Quota)
+
+
+def _quota_usage(counter: Counter, outcome: Outcome, now_us: int) -> QuotaUsage:
+    quota = counter.limit.algorithm
+    assert isinstance(quota, Quota)
+    return QuotaUsage(
+        counter.limit.name,
+        period_name(quota, now_us),
+        counter.limit.unit,
+        quota.requests,
+        max(0, quota.requests - outcome.remaining),
+        outcome.remaining,
+        now_us + outcome.reset_us,
+    )
+
+
+def _day(now_us: int) -> str:
+    return datetime.fromtimestamp(now_us // SECOND_US, UTC).strftime("%Y-%m-%d")
