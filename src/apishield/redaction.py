@@ -6,7 +6,7 @@ import re
 
 # A key or token: the prefix and enough of what follows to be more than the hint that may be shown.
 _CREDENTIAL = re.compile(r"\b(sk_live_|sk_test_|ast_|aso_|whsec_)[A-Za-z0-9_\-+/=]{12,}")
-_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]{1,30}://[^\s:/@]{0,256}:)[^\s/]{1,1024}(@)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]{1,30}://[^\s:/@]{0,256}:)[^\s]{1,1024}(@)", re.IGNORECASE)
 _QUERY_PASSWORD = re.compile(r"([?&][a-z_]*passw[a-z]*=)[^&#]*", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

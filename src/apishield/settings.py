@@ -83,7 +83,7 @@ class Settings(BaseModel):
         Variable(
             "DATABASE_URL",
             _STORES,
-            "postgresql://user:password@host:5432/name or sqlite:///path",
+            "postgresql://user:password@host:5432/name (password percent-encoded) or sqlite:///path",
             "postgresql://apishield:password@localhost:5432/apishield",
             secret=True,
         ),
