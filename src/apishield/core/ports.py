@@ -57,7 +57,7 @@ class QuotaLedger(Protocol):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One entry of the change feed: an object of a tenant is no longer what it was. ``sequence`` has no gaps that fill later."""
+    """One entry of the change feed: an object of a tenant changed. ``sequence`` has no gaps that fill later."""
 
     sequence: int
     tenant_id: str | None

@@ -119,6 +119,14 @@ class Engine:
             return self._check_after_catch_up(view, request, request.api_key)
         return self._decide(view, request, entry, denial)
 
+    def refuse(self, view: TenantView, code: str, message: str) -> Decision:
+        """A decision about a question that could not be read."""
+        return self._refuse(_Asked(view), Denial(code, message), self._clock())
+
+    def new_request_id(self) -> str:
+        """An id for a request that ends without a decision."""
+        return "req_" + self._ids.make("", self._clock())[4:30]
+
     def _identify(self, view: TenantView, secret: str) -> tuple[KeyEntry | None, Denial | None]:
         """The tenant's key with this secret, or why there is none; neither, where only the database could tell."""
         inspection = inspect(secret)

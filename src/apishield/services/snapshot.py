@@ -86,6 +86,7 @@ class Snapshot:
         self, source: SnapshotSource, clock: Clock, peppers: dict[int, bytes], operator_digest: bytes | None = None
     ) -> None:
         self.sequence = 0
+        self.generation = 0  # changes whenever anything here changes, so that what was derived from it can be kept till then
         self.fresh_at_us = 0
         self.operator_blocks = Blocklist()
         self._source = source
@@ -159,6 +160,7 @@ class Snapshot:
         """Reads everything. Raises what the source raises; the snapshot then stays as it was."""
         started_us = self._clock()
         rows = await self._source.load()
+        self.generation += 1
         self._tenants.clear()
         self._credentials.clear()
         self._digests.clear()
@@ -200,6 +202,7 @@ class Snapshot:
     # --- applying rows ------------------------------------------------------------------------------------------------
 
     def _apply(self, changes: Iterable[Change], rows: SnapshotRows) -> None:
+        self.generation += 1
         present = {record.id for records in (rows.tenants, rows.customers, rows.policies) for record in records}
         for change in changes:
             if change.object_id not in present:
@@ -234,9 +237,7 @@ class Snapshot:
             case _:  # of a tenant that is gone itself
                 pass
 
-    def _forget_secrets(
-        self, owner_id: str, *tables: dict[bytes, SecretHash] | dict[bytes, tuple[Credential, SecretHash]]
-    ) -> None:
+    def _forget_secrets(self, owner_id: str, *tables: MutableMapping[bytes, Any]) -> None:
         for hashed in self._digests.pop(owner_id, ()):
             for table in tables:
                 table.pop(hashed, None)
