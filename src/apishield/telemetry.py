@@ -166,6 +166,8 @@ class Metrics(Collector):
         self.store_seconds = Latency()
         self.store_failures = 0
         self.degraded_decisions = 0
+        self.results: defaultdict[str, int] = defaultdict(int)
+        self.result_seconds = Latency()
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self.request_seconds = Latency()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -174,6 +176,15 @@ class Metrics(Collector):
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+
+    def observe_check(self, seconds: float) -> None:
+        """Adds one check that was decided alone."""
+        self.decision_seconds.observe(seconds)
+
+    def observe_result(self, status: int, latency_seconds: float) -> None:
+        """Adds what a protected API answered to a check that was allowed, as it was reported."""
+        self.results[f"{status // 100}xx"] += 1
+        self.result_seconds.observe(latency_seconds)
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Shows what ``read`` returns at each scrape, e.g. ``apishield_snapshot_age_seconds``."""
@@ -215,6 +226,13 @@ class Metrics(Collector):
             requests.add_metric([method, route, str(status)], count)
         yield requests
         yield _histogram("apishield_http_request_seconds", "Requests of the control plane.", self.request_seconds)
+        results = CounterMetricFamily(
+            "apishield_results", "Answers of protected APIs, as reported, by class of status.", labels=["status"]
+        )
+        for status_class, count in list(self.results.items()):
+            results.add_metric([status_class], count)
+        yield results
+        yield _histogram("apishield_result_seconds", "Latency of protected APIs, as reported.", self.result_seconds)
         for name, (description, read) in self._gauges.items():
             yield GaugeMetricFamily(name, description, value=read())
         for name, (description, read) in self._counters.items():

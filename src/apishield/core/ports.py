@@ -24,15 +24,22 @@ class Clock(Protocol):
 class CounterStore(Protocol):
     """Keeps the state of counters and decides verdicts over it, atomically."""
 
-    def decide(self, counters: Sequence[Counter], costs: Sequence[int]) -> Verdict | Awaitable[Verdict]:
+    def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+    ) -> Verdict | Awaitable[Verdict]:
         """Decides one check: charges every counter its cost, or none of them.
 
-        ``costs`` is parallel to ``counters``; 0 only looks. All counters share one tenant, hence one Redis slot. An empty
-        check is admitted. Shadow limits are charged exactly when the enforced ones admit and they themselves would.
+        ``costs`` is parallel to ``counters``; 0 only looks. All counters share one tenant, hence one Redis slot, and no key
+        stands twice. An empty check is admitted. Shadow limits are charged exactly when the enforced ones admit and they
+        themselves would. ``check_id`` names the slots that concurrency limits hand out.
         Answers at once where it can (memory), so that the caller need not await.
 
         Raises ``StoreUnavailable`` where the state can't be reached; a fail-over store never does.
         """
+        ...
+
+    async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
+        """Frees the slots that ``check_id`` holds of those ``counters`` that are concurrency limits."""
         ...
 
     async def reset(self, counters: Sequence[Counter]) -> None:
@@ -42,6 +49,25 @@ class CounterStore(Protocol):
     async def close(self) -> None:
         """Lets go of connections; the store can't be used afterwards."""
         ...
+
+
+class QuotaUse(msgspec.Struct, frozen=True):
+    """Units of a quota that were used in the period that began at ``period_start_us``, as known at ``at_us``."""
+
+    counter_key: str
+    period_start_us: int
+    used: int
+    at_us: int
+
+
+class DayUse(msgspec.Struct, frozen=True):
+    """What a key did on a day (UTC, ``2026-11-23``) since it was last written; to be added to the day's totals."""
+
+    tenant_id: str
+    key_id: str
+    day: str
+    allowed: int
+    refused: int
 
 
 class QuotaLedger(Protocol):

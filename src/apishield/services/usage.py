@@ -9,56 +9,21 @@ can't be reached loses nothing: notes stay until they are written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 import msgspec
 
 from apishield.core.decision import Decision
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
-from apishield.core.ports import Clock, CounterStore
+from apishield.core.ports import Clock, CounterStore, DayUse, QuotaUse
 from apishield.core.rate_limiter.quota import period_name
-from apishield.core.records import Actor, Key, UsageTotals
+from apishield.core.records import Actor, Key
 from apishield.errors import ProblemError
 from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
+from apishield.stores.sql.database import Database
 
 DAY_US = 86_400 * SECOND_US
-
-
-class QuotaUse(msgspec.Struct, frozen=True):
-    """Units used of one quota counter in the period that began at ``period_start_us``, as last seen at ``at_us``."""
-
-    counter_key: str
-    period_start_us: int
-    used: int
-    at_us: int
-
-
-class DayUse(msgspec.Struct, frozen=True):
-    """Checks of one key on one day (UTC, ``2026-11-23``), to be added to what is stored."""
-
-    tenant_id: str
-    key_id: str
-    day: str
-    allowed: int
-    refused: int
-
-
-class UsageStore(Protocol):
-    """The durable side; implemented over the database."""
-
-    async def load_quotas(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
-        """Units used by counter key; absent means none."""
-        ...
-
-    async def write(self, quotas: Sequence[QuotaUse], days: Sequence[DayUse], last_used: Mapping[str, int]) -> None:
-        """Writes all of it in one transaction: quotas by the latest ``at_us``, days added, last uses by the latest."""
-        ...
-
-    async def totals(self, tenant_id: str, key_id: str, since_day: str) -> list[UsageTotals]:
-        """The days of a key since ``since_day``."""
-        ...
 
 
 class LimitUsage(msgspec.Struct, frozen=True):
@@ -107,10 +72,13 @@ class KeyUsage(msgspec.Struct, frozen=True):
 class UsageService:
     """Notes what happens (``record``, ``note``), writes it behind (``flush``), and answers what a key used."""
 
-    def __init__(self, snapshot: Snapshot, store: UsageStore, clock: Clock) -> None:
+    def __init__(
+        self, snapshot: Snapshot, database: Database, clock: Clock, decisions_by_code: MutableMapping[str, int]
+    ) -> None:
         self._snapshot = snapshot
-        self._store = store
+        self._database = database
         self._clock = clock
+        self._decisions_by_code = decisions_by_code
         self._counters: CounterStore | None = None
         self._days: dict[tuple[str, str], list[int]] = {}
         self._day_starts_us = 0
@@ -118,7 +86,6 @@ class UsageService:
         self._last_used: dict[str, int] = {}
         self._quotas: dict[tuple[str, int], QuotaUse] = {}
         self._closed_days: list[DayUse] = []
-        self.decisions_by_code: dict[str, int] = {}
 
     def use(self, counters: CounterStore) -> None:
         """Names the store whose live counters ``key_usage`` looks at; it in turn needs this service to seed its quotas."""
@@ -130,8 +97,7 @@ class UsageService:
         self, tenant: TenantView, entry: KeyEntry | None, decision: Decision, now_us: int, *, peek: bool
     ) -> None:
         """Notes one decision. A peek is counted in the metrics only: it is a question, not use."""
-        by_code = self.decisions_by_code
-        by_code[decision.code] = by_code.get(decision.code, 0) + 1
+        self._decisions_by_code[decision.code] += 1
         if entry is None or peek:
             return
         if not self._day_starts_us <= now_us < self._day_starts_us + DAY_US:
@@ -149,7 +115,8 @@ class UsageService:
 
     async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
         """Durable use of quotas, with what is noted but not yet written (port ``QuotaLedger``)."""
-        used = await self._store.load_quotas(counter_keys, period_start_us)
+        async with self._database.read() as tx:
+            used = await tx.usage.quotas(counter_keys, period_start_us)
         for counter_key in counter_keys:
             noted = self._quotas.get((counter_key, period_start_us))
             if noted is not None:
@@ -179,7 +146,10 @@ class UsageService:
         if not (days or quotas or last_used):
             return
         try:
-            await self._store.write([*quotas.values()], days, last_used)
+            async with self._database.transaction() as tx:
+                await tx.usage.write_quotas(quotas.values())
+                await tx.usage.add(days)
+                await tx.keys.touch(last_used)
         except BaseException:
             self._closed_days = days + self._closed_days
             self._quotas = quotas | self._quotas
@@ -230,7 +200,8 @@ class UsageService:
 
     async def _totals(self, key: Key, now_us: int) -> KeyTotals:
         today = _day(now_us)
-        days = await self._store.totals(key.tenant_id, key.id, today[:8] + "01")
+        async with self._database.read() as tx:
+            days = await tx.usage.days(key.tenant_id, key.id, since=today[:8] + "01")
         allowed = sum(day.allowed for day in days)
         refused = sum(day.refused for day in days)
         of_today = sum(day.allowed + day.refused for day in days if day.day == today)
