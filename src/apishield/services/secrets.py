@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from apishield.core.audit_chain import ChainKey
 from apishield.errors import APIShieldError, ConfigurationError
 
 VARIABLE = "APISHIELD_SECRET"
+AUDIT_LABEL = "audit"
 MIN_SECRET_BYTES = 32
 MAX_VERSION = 65_535
 
@@ -82,6 +84,10 @@ class Secrets:
     def pepper(self, version: int | None = None) -> bytes:
         """The key of the HMAC under which secrets of keys and tokens are stored."""
         return self.derive("pepper", version)
+
+    def audit_key(self) -> ChainKey:
+        """The key that signs the audit log."""
+        return ChainKey(self.current_version, self.derive(AUDIT_LABEL))
 
     def encrypt(self, label: str, plaintext: bytes, associated_data: bytes = b"") -> bytes:
         """Seals ``plaintext``; ``associated_data`` says whose it is, so that rows can't be swapped."""

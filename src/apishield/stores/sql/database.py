@@ -1,0 +1,160 @@
+"""The database: SQLite in a file, or PostgreSQL. Opens transactions; knows what must hold before and after a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets as system_random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from inspect import isawaitable
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from apishield.core.audit_chain import ChainKey
+from apishield.core.ports import Clock, QuotaUse
+from apishield.errors import ConfigurationError
+from apishield.stores.sql import feed, migrate
+from apishield.stores.sql.engine import WRITES, make_engine, prepare_file, read_url
+from apishield.stores.sql.failures import translated
+from apishield.stores.sql.unit_of_work import UnitOfWork
+
+OnCommit = Callable[[int], Awaitable[None] | None]
+
+_log = logging.getLogger(__name__)
+_ONE_MOMENT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+class Database:
+    """A database at a plain URL (``postgresql://…``, ``sqlite:///path``); connects at first use.
+
+    ``audit_key`` signs the audit log; whoever only reads, or only migrates, may leave it away.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        audit_key: ChainKey | None = None,
+        entropy: Callable[[int], bytes] = system_random.token_bytes,
+    ) -> None:
+        self.url = read_url(url)
+        self.clock = clock
+        self.engine = make_engine(self.url)
+        self.feed = feed.ChangeFeed(self._view)
+        self.quotas = QuotaRows(self)
+        self._audit_key = audit_key or ChainKey(0, b"")
+        self._entropy = entropy
+        self._on_commit: list[OnCommit] = []
+        # SQLite has one writer: waiting here is fair and wakes at once, where its busy time-out polls.
+        self._one_writer = asyncio.Lock() if self.is_sqlite else None
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite, so one machine and one writer."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def on_commit(self, callback: OnCommit) -> None:
+        """Calls ``callback`` with the last change number of each transaction that announced changes, after its commit."""
+        self._on_commit.append(callback)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[UnitOfWork]:
+        """A transaction that writes. Leaving the block commits; an exception undoes all of it.
+
+        Raises 503 ``database_unavailable`` and 507 ``storage_full``, after which nothing was changed.
+        """
+        sequence: int | None = None
+        with translated():
+            async with self._one_writer or nullcontext(), self.engine.connect() as connection:
+                await connection.execution_options(**{WRITES: True})
+                async with connection.begin():
+                    work = self._work(connection)
+                    yield work
+                    if work.changes:
+                        sequence = await feed.append(connection, work.changes, now_us=work.now_us)
+        for callback in work.callbacks:
+            await _run(callback)
+        if sequence is not None:
+            for on_commit in self._on_commit:
+                await _run(on_commit, sequence)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[UnitOfWork]:
+        """A view of one moment. What is written in it is refused (PostgreSQL) or undone (SQLite)."""
+        async with self._view() as connection:
+            yield self._work(connection)
+
+    @asynccontextmanager
+    async def _view(self) -> AsyncIterator[AsyncConnection]:
+        with translated():
+            async with self.engine.connect() as connection:
+                if not self.is_sqlite:
+                    await connection.execution_options(**_ONE_MOMENT)
+                async with connection.begin() as transaction:
+                    yield connection
+                    await transaction.rollback()
+
+    def _work(self, connection: AsyncConnection) -> UnitOfWork:
+        return UnitOfWork(connection, now_us=self.clock(), entropy=self._entropy, audit_key=self._audit_key)
+
+    async def migrate(self) -> None:
+        """Brings the schema up to date; nodes that start together wait for one another. Makes SQLite's file if needed."""
+        try:
+            prepare_file(self.url)
+        except OSError as error:
+            message = f"the database's file {self.url.database} can't be made: {error.strerror}"
+            raise ConfigurationError(message) from error
+        with translated():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(**{WRITES: True})
+                async with connection.begin():
+                    await connection.run_sync(migrate.upgrade)
+
+    async def check(self) -> str:
+        """What this database is, in words, for ``doctor`` and readiness.
+
+        Raises ``ProblemError`` where it can't be reached, ``ConfigurationError`` where its schema is not this version's.
+        """
+        async with self._view() as connection:
+            statement = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
+            version = await connection.scalar(text(statement))
+            found, wanted = await connection.run_sync(migrate.revisions)
+        if found != wanted:
+            message = f"the database's schema is at {found or 'nothing'}, this version needs {wanted}: migrate it"
+            raise ConfigurationError(message)
+        return f"{'SQLite' if self.is_sqlite else 'PostgreSQL'} {version}, schema {found}"
+
+    async def close(self) -> None:
+        """Lets go of all connections."""
+        await self.engine.dispose()
+
+
+class QuotaRows:
+    """The durable use of quotas: the reading half of ``core.ports.QuotaLedger``, and the batch that is written behind."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        """Units used in the period that began at ``period_start_us``, by counter key; absent means none."""
+        async with self._database.read() as work:
+            return await work.usage.quotas(counter_keys, period_start_us)
+
+    async def write(self, rows: Iterable[QuotaUse]) -> None:
+        """Writes the latest known use; an older word never overwrites a newer one."""
+        async with self._database.transaction() as work:
+            await work.usage.write_quotas(rows)
+
+
+async def _run(callback: Callable[..., Awaitable[None] | None], *arguments: Any) -> None:
+    """Runs what waited for a commit. The commit stands, so a failure here is logged and changes no answer."""
+    try:
+        result = callback(*arguments)
+        if isawaitable(result):
+            await result
+    except Exception:  # noqa: BLE001  whatever it is, the answer is the commit
+        _log.exception("after a commit, %r failed", callback)

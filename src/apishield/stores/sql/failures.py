@@ -1,0 +1,96 @@
+"""What a database's failure means to whoever asked. Nothing that failed was acknowledged."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from apishield.errors import ProblemError
+
+_log = logging.getLogger(__name__)
+
+# SQLSTATE classes: 08 connection, 53 out of resources, 55 lock not available, 57 operator intervention (shutdown, time-out),
+# 58 system error, 25006 read-only transaction (a standby), 40 rolled back for another's sake.
+_UNAVAILABLE_CLASSES = ("08", "53", "55", "57", "58", "40")
+_UNAVAILABLE_STATES = ("25006",)
+_UNIQUE_VIOLATION = "23505"
+_DISK_FULL = "53100"
+
+_UNAVAILABLE_SQLITE = ("BUSY", "LOCKED", "READONLY", "IOERR", "CANTOPEN", "CORRUPT", "NOTADB", "PROTOCOL", "PERM")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns failures of the database into problems: ``storage_full``, ``database_unavailable``, ``conflict``.
+
+    What is left, such as a violated constraint that the services should have seen, is a fault of ours and passes through.
+    """
+    try:
+        yield
+    except PoolTimeoutError as error:
+        _log.warning("database: no connection was free: %s", error)
+        raise _unavailable() from error
+    except SQLAlchemyError as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        _log.warning("database: %s", _first_line(error))
+        raise problem from error
+
+
+def problem_of(error: SQLAlchemyError) -> ProblemError | None:
+    """The problem that a failure is; ``None`` where the fault is ours."""
+    if not isinstance(error, DBAPIError):
+        return None
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return _problem_of_sqlite(error, original)
+    state = getattr(original, "sqlstate", None)
+    if state == _DISK_FULL:
+        return _storage_full()
+    if state == _UNIQUE_VIOLATION:
+        return _conflict()
+    if error.connection_invalidated or (state is None and not isinstance(error, IntegrityError)):
+        return _unavailable()  # the connection was refused or lost: there is no answer that could carry a state
+    if state is not None and (state.startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE_STATES):
+        return _unavailable()
+    return None
+
+
+def _problem_of_sqlite(error: DBAPIError, original: sqlite3.Error) -> ProblemError | None:
+    name = (getattr(original, "sqlite_errorname", None) or "").removeprefix("SQLITE_")
+    if name == "FULL":
+        return _storage_full()
+    if name in {"CONSTRAINT_UNIQUE", "CONSTRAINT_PRIMARYKEY"}:
+        return _conflict()
+    if name.startswith(_UNAVAILABLE_SQLITE) or error.connection_invalidated:
+        return _unavailable()
+    return None
+
+
+def _storage_full() -> ProblemError:
+    return ProblemError(
+        "storage_full", "The database's disk is full; nothing was changed. Free some space and try again."
+    )
+
+
+def _unavailable() -> ProblemError:
+    return ProblemError(
+        "database_unavailable",
+        "The database can't be reached or can't be written now; nothing was changed. Try again in a moment.",
+        headers={"Retry-After": "2"},
+    )
+
+
+def _conflict() -> ProblemError:
+    return ProblemError("conflict", "Another request made the same thing at the same moment. Look at it and try again.")
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return (str(original).splitlines() or [type(original).__name__])[0]

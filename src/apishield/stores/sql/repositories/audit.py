@@ -1,0 +1,177 @@
+"""The audit log: append-only, one hash chain a tenant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Row, Text, select, type_coerce, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from apishield.core.audit_chain import GENESIS, ChainKey, Head, entry_mac, make_head
+from apishield.core.ids import new_id
+from apishield.core.records import Actor, AuditEntry
+from apishield.stores.sql.dialects import upsert
+from apishield.stores.sql.pagination import Page, PageRequest, invalid_cursor, make_cursor, read_cursor
+from apishield.stores.sql.repositories.base import row_of
+from apishield.stores.sql.tables import audit_entries, audit_heads
+from apishield.stores.sql.types import Document
+
+SERVICE_CHAIN = "operator"
+"""The chain of what the operator does for no tenant, such as a block for all."""
+
+_ENTRIES_AT_ONCE = 500
+
+
+class AuditRepository:
+    """Appends entries, reads them."""
+
+    def __init__(
+        self, connection: AsyncConnection, *, key: ChainKey, now_us: int, entropy: Callable[[int], bytes]
+    ) -> None:
+        self._connection = connection
+        self._key = key
+        self._now_us = now_us
+        self._entropy = entropy
+
+    async def record(
+        self,
+        actor: Actor,
+        *,
+        action: str,
+        target: str,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        tenant_id: str | None = None,
+    ) -> None:
+        """Appends one entry to the chain of the tenant (default: the actor's; where it has none, the service's own).
+
+        ``before`` and ``after`` hold listed fields only: no secret, no metadata in clear. The chain's head is held from
+        here to the end of the transaction, so call it after all other locks are taken.
+        """
+        chain = tenant_id or actor.tenant_id or SERVICE_CHAIN
+        sequence, previous_mac = await self._hold_head(chain)
+        entry = AuditEntry(
+            id=new_id("aud", self._now_us, self._entropy),
+            tenant_id=chain,
+            sequence=sequence + 1,
+            at_us=self._now_us,
+            actor=actor.id,
+            action=action,
+            target=target,
+            before=None if before is None else dict(before),
+            after=None if after is None else dict(after),
+            address=actor.address,
+            request_id=actor.request_id,
+            previous_mac=previous_mac,
+            mac="",
+        )
+        entry = msgspec.structs.replace(entry, mac=entry_mac(self._key, entry))
+        head = make_head(self._key, chain, entry.sequence, entry.mac)
+        await self._connection.execute(audit_entries.insert(), row_of(entry))
+        await self._connection.execute(update(audit_heads).where(audit_heads.c.tenant_id == chain).values(row_of(head)))
+
+    async def _hold_head(self, chain: str) -> tuple[int, str]:
+        # Inserts the head of a new chain, or locks the one that is there: both in one statement.
+        statement = upsert(self._connection, audit_heads, ["tenant_id"], lambda new: {"tenant_id": new.tenant_id})
+        row = await self._connection.execute(
+            statement.returning(audit_heads.c.sequence, audit_heads.c.mac),
+            {"tenant_id": chain, "sequence": 0, "mac": GENESIS, "seal": ""},
+        )
+        sequence, mac = row.one()
+        return sequence, mac
+
+    async def page(
+        self,
+        chain: str,
+        page: PageRequest,
+        *,
+        actor_id: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        from_us: int | None = None,
+        to_us: int | None = None,
+    ) -> Page[AuditEntry]:
+        """Entries, newest first. ``action`` may end in ``.*``; ``to_us`` is the first instant that is left out."""
+        columns = audit_entries.c
+        where: list[ColumnElement[bool]] = [columns.tenant_id == chain]
+        if actor_id is not None:
+            where.append(columns.actor == actor_id)
+        if action is not None:
+            family = action.removesuffix("*")
+            where.append(
+                columns.action == action if family == action else columns.action.startswith(family, autoescape=True)
+            )
+        if target is not None:
+            where.append(columns.target == target)
+        if from_us is not None:
+            where.append(columns.at_us >= from_us)
+        if to_us is not None:
+            where.append(columns.at_us < to_us)
+        if page.cursor is not None:
+            place = read_cursor("audit", page.cursor)
+            if not (place.isascii() and place.isdigit() and len(place) < 19):
+                raise invalid_cursor()
+            where.append(columns.sequence < int(place))
+        statement = select(audit_entries).where(*where).order_by(columns.sequence.desc()).limit(page.limit + 1)
+        found = [_entry(row) for row in await self._connection.execute(statement)]
+        items = found[: page.limit]
+        return Page(items, make_cursor("audit", str(items[-1].sequence)) if len(found) > len(items) else None)
+
+    async def walk(self, chain: str) -> AsyncIterator[tuple[int, AuditEntry | None]]:
+        """The whole chain, oldest first, with each entry's number; ``None`` for one whose row does not read as written."""
+        after = -1
+        while True:
+            statement = (
+                select(*_AS_WRITTEN)
+                .where(audit_entries.c.tenant_id == chain, audit_entries.c.sequence > after)
+                .order_by(audit_entries.c.sequence)
+                .limit(_ENTRIES_AT_ONCE)
+            )
+            rows = (await self._connection.execute(statement)).all()
+            for row in rows:
+                yield row.sequence, _entry_as_written(row)
+            if len(rows) < _ENTRIES_AT_ONCE:
+                return
+            after = rows[-1].sequence
+
+    async def head(self, chain: str) -> Head | None:
+        """Where the chain ends."""
+        row = (
+            await self._connection.execute(select(audit_heads).where(audit_heads.c.tenant_id == chain))
+        ).one_or_none()
+        return None if row is None else Head(**row._mapping)
+
+    async def chains(self) -> list[str]:
+        """The tenants that have a head or entries, and the service's own chain where it has."""
+        heads = select(audit_heads.c.tenant_id)
+        entries = select(audit_entries.c.tenant_id)
+        return sorted(await self._connection.scalars(heads.union(entries)))
+
+
+# The JSON columns as text: what the chain vouches for are the bytes, not what a parser makes of them.
+_AS_WRITTEN = [type_coerce(c, Text).label(c.name) if isinstance(c.type, Document) else c for c in audit_entries.c]
+
+
+def _entry(row: Row[Any]) -> AuditEntry:
+    return AuditEntry(**row._mapping)
+
+
+def _entry_as_written(row: Row[Any]) -> AuditEntry | None:
+    try:
+        entry = msgspec.convert(
+            {**row._mapping, "before": _json(row.before), "after": _json(row.after)}, AuditEntry, strict=True
+        )
+    except msgspec.MsgspecError:
+        return None
+    faithful = _text(entry.before) == row.before and _text(entry.after) == row.after
+    return entry if faithful else None
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else msgspec.json.decode(text)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()

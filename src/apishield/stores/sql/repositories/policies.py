@@ -1,0 +1,26 @@
+"""Policies."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from apishield.core.records import Policy
+from apishield.stores.sql.pagination import Page, PageRequest
+from apishield.stores.sql.repositories.base import TenantRepository
+from apishield.stores.sql.tables import policies
+
+
+class PoliciesRepository(TenantRepository[Policy]):
+    """A tenant's policies."""
+
+    table = policies
+    record = Policy
+
+    async def page(self, tenant_id: str, page: PageRequest) -> Page[Policy]:
+        """The tenant's policies, newest first."""
+        return await self._page(tenant_id, page)
+
+    async def by_name(self, tenant_id: str, name: str) -> Policy | None:
+        """The policy of this name."""
+        found = await self._all(select(policies).where(*self._where(tenant_id, policies.c.name == name)))
+        return found[0] if found else None

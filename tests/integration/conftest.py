@@ -1,0 +1,5 @@
+"""What the tests against real parts share."""
+
+from tests.support.database import database, database_url
+
+__all__ = ["database", "database_url"]
