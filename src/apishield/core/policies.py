@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from apishield.core.counter_keys import counter_key
+from apishield.core.counter_keys import counter_key, overflow_key
 from apishield.core.headers import policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
 from apishield.core.model import Counter, Limit, Mode
@@ -98,7 +98,13 @@ class CompiledPolicy:
         if subject is None:
             return None
         limit = self.meter.limit
-        return Counter(counter_key(facts.tenant_id, facts.environment, limit, subject), limit, self.meter.policy_id)
+        return Counter(
+            counter_key(facts.tenant_id, facts.environment, limit, subject),
+            limit,
+            self.meter.policy_id,
+            # Strangers can invent subjects without end: where a store is full, their new ones share a counter.
+            overflow_key(facts.tenant_id, facts.environment, limit) if facts.key_id is None else None,
+        )
 
     def _part(self, part: str, facts: Facts) -> str | None:
         match part:
