@@ -5,6 +5,7 @@
     APIShieldError
     ├── ProblemError         a request that can't be served; a code of the catalogue, and faults by JSON pointer
     ├── StoreUnavailable     the counters' store can't be reached
+    │   └── StoreFull        it works, but has no room for a new counter
     ├── ConfigurationError   a setting is wrong; names the variable and the fix
     └── MissingExtra         an optional part is not installed; names the install command
 
@@ -110,6 +111,10 @@ class ProblemError(APIShieldError):
 
 class StoreUnavailable(APIShieldError):  # noqa: N818  the name that limiters use for it
     """The store of the counters can't be reached, or did not answer in time."""
+
+
+class StoreFull(StoreUnavailable):
+    """The store of the counters works, but has no room for a new one."""
 
 
 class ConfigurationError(APIShieldError):

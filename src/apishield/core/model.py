@@ -87,11 +87,16 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counter(msgspec.Struct, frozen=True, gc=False):
-    """One limit applied to one subject. ``key`` is made by ``core.counter_keys`` and names the state in every store."""
+    """One limit applied to one subject. ``key`` is made by ``core.counter_keys`` and names the state in every store.
+
+    ``overflow_key`` names the counter that new anonymous subjects share where a store is full; ``None`` (subjects with
+    a key) makes that a failure of the store instead.
+    """
 
     key: str
     limit: Limit
     policy_id: str | None = None
+    overflow_key: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -1,0 +1,73 @@
+"""The one place where counters get their keys.
+
+A key reads ``as:{tenant}|environment|limit|algorithm|name=value|…``. The tenant is the hash tag, so that one verdict is one
+slot of a Redis Cluster. No two subjects share a key and no subject can break a tag: every part is escaped like a URL's, and
+one of more than 64 bytes is replaced by its digest. The algorithm is part of the key: changed numbers keep their state, a
+changed algorithm starts a new one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from urllib.parse import quote
+
+from apishield.core.model import Algorithm, Concurrency, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket
+
+MAX_PART_BYTES = 64
+OVERFLOW = "overflow"  # no "=", hence no subject's part
+
+_PLAIN_CHARACTERS = "-_.~:/@+,"
+_is_plain = re.compile(rf"[A-Za-z0-9{re.escape(_PLAIN_CHARACTERS)}]{{1,{MAX_PART_BYTES}}}").fullmatch
+_CODES: Mapping[type[Algorithm], str] = {
+    FixedWindow: "fw",
+    SlidingWindow: "sw",
+    TokenBucket: "tb",
+    Concurrency: "cc",
+    Quota: "qu",
+}
+
+
+def counter_key(tenant_id: str, environment: str, limit: Limit, subject: Mapping[str, str]) -> str:
+    """Names the state of ``limit`` for ``subject`` (what it counts by → who, such as ``{"ip": "192.0.2.1"}``)."""
+    prefix = _prefix(tenant_id, environment, limit.id, type(limit.algorithm))
+    if len(subject) == 1:
+        for name, value in subject.items():
+            if _is_plain(value):
+                return f"{prefix}{_part(name)}={value}"
+    return prefix + "|".join(f"{_part(name)}={_escape(value)}" for name, value in sorted(subject.items()))
+
+
+def overflow_key(tenant_id: str, environment: str, limit: Limit) -> str:
+    """Names the state that new anonymous subjects of ``limit`` share while a store is full."""
+    return _prefix(tenant_id, environment, limit.id, type(limit.algorithm)) + OVERFLOW
+
+
+def hash_tag(key: str) -> str:
+    """The part of a counter's key that decides on its slot; keys of one tag are decided together."""
+    return key[: key.index("}")]
+
+
+@lru_cache(maxsize=4096)
+def _prefix(tenant_id: str, environment: str, limit_id: str, algorithm: type[Algorithm]) -> str:
+    return f"as:{{{_escape(tenant_id)}}}|{_escape(environment)}|{_escape(limit_id)}|{_CODES[algorithm]}|"
+
+
+@lru_cache(maxsize=1024)
+def _part(name: str) -> str:
+    return _escape(name)
+
+
+def _escape(part: str) -> str:
+    """``part`` in plain characters; never empty, never the same for two parts.
+
+    A digest begins with "#" and an empty part is "%", neither of which escaping leaves or makes.
+    """
+    if _is_plain(part):
+        return part
+    raw = part.encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_PART_BYTES:
+        return "#" + blake2b(raw, digest_size=20).hexdigest()
+    return quote(raw, safe=_PLAIN_CHARACTERS) or "%"

@@ -1,0 +1,218 @@
+"""Sliding window: so many units in *any* interval that is one window long, never one more.
+
+The state is a log of charges in which those of one slot (a thousandth of the window, aligned to the epoch) are one entry,
+filed at the slot's latest charge. So units leave late, by less than a slot, and never early: the limit holds in every
+interval, and a check is refused at most 0.1 % of the window too soon. At most 1,002 entries of 12 bytes are alive, and never
+more than there are units; each enters once and leaves once, so a check costs O(1) on average.
+
+The slots are those of the exponential histogram of Datar, Gionis, Indyk and Motwani, "Maintaining stream statistics over
+sliding windows" (2002), with equal widths and with an error that only ever refuses.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+
+import msgspec
+
+from apishield.core.model import Outcome, SlidingWindow
+
+SLOTS = 1000
+COMPACT_AFTER = 32  # entries that have left are dropped from the front so many at a time
+MAX_ENTRY_UNITS = (1 << 32) - 1  # only debts reach it; four times the largest limit refuses as well as more would
+NEVER_US = 1 << 62
+
+
+class State(msgspec.Struct, gc=False):
+    """Units charged in the last window, oldest first.
+
+    The youngest entry lies in ``last_us`` and ``last_cost``, and grows until its slot ends at ``slot_end_us``; the older
+    ones lie in ``times`` and ``costs`` from index ``head`` on. ``total`` is the sum of all. ``leaves_us`` is an instant before
+    which none leaves. ``seen_us`` is the last change, before which no clock goes.
+    """
+
+    rule: SlidingWindow
+    seen_us: int = 0
+    total: int = 0
+    leaves_us: int = NEVER_US
+    last_us: int = 0
+    last_cost: int = 0
+    slot_end_us: int = 0
+    head: int = 0
+    times: array[int] | None = None
+    costs: array[int] | None = None
+
+    def fits(self, now_us: int, cost: int) -> bool:
+        """Whether ``cost`` units more are within the limit."""
+        if now_us >= self.leaves_us:
+            self._forget(now_us)
+        return self.total + cost <= self.rule.requests or not cost
+
+    def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
+        """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
+        if not cost:
+            return self.look(now_us, 0, fits=True)
+        rule = self.rule
+        if now_us < self.slot_end_us:
+            self.last_cost += cost
+        else:
+            self._open_slot(now_us, cost)
+        self.last_us = self.seen_us = now_us
+        self.total = total = self.total + cost
+        return Outcome(True, rule.requests - total if total < rule.requests else 0, 0, rule.window_us)
+
+    def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
+        """How the counter stands for a check that is not charged."""
+        return outcome(self.rule, now_us, fits, self.total, self.last_us, 0 if fits else self._first_fit_us(cost))
+
+    def penalize(self, now_us: int, cost: int) -> None:
+        """Counts a refused check in place of the oldest units, so that the window stays full for longer."""
+        self.fits(now_us, cost)
+        self.charge(now_us, min(cost, self.rule.requests))
+        excess = self.total - self.rule.requests
+        while excess > 0:
+            excess -= self._shorten_oldest(excess)
+
+    def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
+        """Takes back ``cost`` units charged at ``charged_at_us``; nothing, once they have left."""
+        self.fits(now_us, 0)
+        width_us = slot_us(self.rule)
+        slot = charged_at_us // width_us
+        times, costs = self.times, self.costs
+        if self.last_us // width_us == slot:
+            taken = min(cost, self.last_cost)
+            self.last_cost -= taken
+        elif times is None or costs is None:
+            return
+        else:
+            index = bisect_left(times, charged_at_us, self.head)
+            if index == len(times) or times[index] // width_us != slot:
+                return
+            taken = min(cost, costs[index])
+            costs[index] -= taken
+            if not costs[index]:
+                del times[index], costs[index]
+            if self.head == len(times):
+                self.times = self.costs = None
+                self.head = 0
+        self.total -= taken
+
+    def adopt(self, rule: SlidingWindow, now_us: int) -> None:
+        """Goes on under changed numbers: the entries stay, and those that now share a slot become one at its latest charge."""
+        self.fits(now_us, 0)
+        resized, self.rule = rule.window_us != self.rule.window_us, rule
+        if not resized or not self.total:
+            return
+        entries = [*self._older(), (self.last_us, self.last_cost)]
+        self.times = self.costs = None
+        self.head = self.last_cost = self.slot_end_us = 0
+        self.leaves_us = NEVER_US
+        for at_us, cost in entries:
+            if at_us < self.slot_end_us:
+                self.last_cost += cost
+            else:
+                self._open_slot(at_us, cost)
+            self.last_us = at_us
+        self.fits(now_us, 0)
+
+    def expires_at_us(self) -> int:
+        """From when on this state says no more than none at all."""
+        return self.last_us + self.rule.window_us
+
+    def _open_slot(self, now_us: int, cost: int) -> None:
+        """Begins a new youngest entry."""
+        rule = self.rule
+        if self.last_cost:
+            if self.times is None or self.costs is None:
+                self.times, self.costs = array("q"), array("I")
+            self.times.append(self.last_us)
+            self.costs.append(min(self.last_cost, MAX_ENTRY_UNITS))
+            self.total -= max(0, self.last_cost - MAX_ENTRY_UNITS)
+        elif self.times is None:
+            self.leaves_us = now_us + rule.window_us
+        self.last_us = now_us
+        self.last_cost = cost
+        width_us = slot_us(rule)
+        self.slot_end_us = now_us - now_us % width_us + width_us
+
+    def _forget(self, now_us: int) -> None:
+        """Lets go of the entries that are a window old."""
+        window_us = self.rule.window_us
+        horizon_us = now_us - window_us
+        if self.last_us <= horizon_us:
+            self.times = self.costs = None
+            self.head = self.total = self.last_cost = 0
+            self.leaves_us = NEVER_US
+            self.seen_us = now_us
+            return
+        head, times, costs = self.head, self.times, self.costs
+        if times is None or costs is None:
+            self.leaves_us = self.last_us + window_us
+            return
+        size = len(times)
+        while head < size and times[head] <= horizon_us:
+            self.total -= costs[head]
+            self.seen_us = now_us
+            head += 1
+        self.leaves_us = (times[head] if head < size else self.last_us) + window_us
+        if head == size:
+            self.times = self.costs = None
+            head = 0
+        elif head >= COMPACT_AFTER:
+            del times[:head]
+            del costs[:head]
+            head = 0
+        self.head = head
+
+    def _shorten_oldest(self, units: int) -> int:
+        """Drops up to ``units`` of the oldest entry; returns how many."""
+        times, costs = self.times, self.costs
+        if times is None or costs is None:
+            taken = min(units, self.last_cost)
+            self.last_cost -= taken
+        else:
+            taken = min(units, costs[self.head])
+            costs[self.head] -= taken
+            if not costs[self.head]:
+                self.head += 1
+                if self.head == len(times):
+                    self.times = self.costs = None
+                    self.head = 0
+        self.total -= taken
+        return taken
+
+    def _older(self) -> list[tuple[int, int]]:
+        """The entries before the youngest, oldest first, as (instant, units)."""
+        if self.times is None or self.costs is None:
+            return []
+        return list(zip(self.times[self.head :], self.costs[self.head :], strict=True))
+
+    def _first_fit_us(self, cost: int) -> int:
+        """The instant at which the entry leaves that makes room for ``cost``; 0 where that never happens."""
+        rule = self.rule
+        if cost > rule.requests:
+            return 0
+        need = self.total + cost - rule.requests
+        times, costs = self.times, self.costs
+        if times is not None and costs is not None:
+            for index in range(self.head, len(times)):
+                need -= costs[index]
+                if need <= 0:
+                    return times[index] + rule.window_us
+        return self.last_us + rule.window_us
+
+
+def slot_us(rule: SlidingWindow) -> int:
+    """How wide the slots are whose charges are one entry."""
+    return -(-rule.window_us // SLOTS)
+
+
+def outcome(rule: SlidingWindow, now_us: int, fits: bool, total: int, last_us: int, first_fit_us: int) -> Outcome:
+    """Says what ``total`` units in the last window mean.
+
+    The youngest of them was charged at ``last_us``; a check that does not fit will at ``first_fit_us`` (0: never).
+    """
+    retry_after_us = 0 if fits else first_fit_us - now_us if first_fit_us else None
+    reset_us = last_us + rule.window_us - now_us if total else 0
+    return Outcome(fits, max(0, rule.requests - total), retry_after_us, reset_us)

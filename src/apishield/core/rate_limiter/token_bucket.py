@@ -1,0 +1,84 @@
+"""Token bucket: short bursts up to a ceiling, a steady rate on average.
+
+A bucket holds at most ``burst`` units and gains ``requests`` units every ``window_us``. The state is how much of it was
+used up and when, in units of 1/window_us: one microsecond then gives back exactly ``requests``, and nothing is ever rounded.
+Admits at most ``burst + requests * t / window_us`` units in any stretch of ``t`` microseconds.
+
+Source: the leaky bucket as a meter, ITU-T I.371 (2004), annex A.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from apishield.core.model import Outcome, TokenBucket
+
+
+class State(msgspec.Struct, gc=False):
+    """``used`` units of 1/window_us were missing from the full bucket at ``seen_us``, before which no clock goes."""
+
+    rule: TokenBucket
+    seen_us: int = 0
+    used: int = 0
+
+    def fits(self, now_us: int, cost: int) -> bool:
+        """Whether the bucket holds ``cost`` units."""
+        rule = self.rule
+        used = self.used - (now_us - self.seen_us) * rule.requests
+        return (used if used > 0 else 0) + cost * rule.window_us <= rule.burst * rule.window_us or not cost
+
+    def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
+        """Takes ``cost`` units out, even more than there are, and says how the counter stands then."""
+        if not cost:
+            return self.look(now_us, 0, fits=True)
+        rule = self.rule
+        used = self.used - (now_us - self.seen_us) * rule.requests
+        self.used = used = (used if used > 0 else 0) + cost * rule.window_us
+        self.seen_us = now_us
+        return outcome(rule, used, 0, True)
+
+    def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
+        """How the counter stands for a check that is not charged."""
+        return outcome(self.rule, self._used_at(now_us), cost, fits)
+
+    def penalize(self, now_us: int, cost: int) -> None:
+        """Counts a refused check: it takes what there is."""
+        used = self._used_at(now_us)
+        self.used = max(used, min(used + cost * self.rule.window_us, self.rule.burst * self.rule.window_us))
+        self.seen_us = now_us
+
+    def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
+        """Gives back what the refill since ``charged_at_us`` has not given back already."""
+        rule = self.rule
+        owed = max(0, cost * rule.window_us - max(0, now_us - charged_at_us) * rule.requests)
+        self.used = max(0, self._used_at(now_us) - owed)
+        self.seen_us = now_us
+
+    def adopt(self, rule: TokenBucket, now_us: int) -> None:
+        """Goes on under changed numbers: the tokens used stay used (a fraction rounded up)."""
+        used = self._used_at(now_us)
+        if rule.window_us != self.rule.window_us:
+            used = -(-used * rule.window_us // self.rule.window_us)
+        self.rule, self.used, self.seen_us = rule, used, now_us
+
+    def expires_at_us(self) -> int:
+        """From when on this state says no more than none at all: when the bucket is full."""
+        return self.seen_us - (-self.used // self.rule.requests)
+
+    def _used_at(self, now_us: int) -> int:
+        return max(0, self.used - (now_us - self.seen_us) * self.rule.requests)
+
+
+def outcome(rule: TokenBucket, used: int, cost: int, fits: bool) -> Outcome:
+    """Says what ``used`` units of 1/window_us, missing from the full bucket, mean for a check of ``cost``."""
+    window_us = rule.window_us
+    left = rule.burst * window_us - used
+    if fits:
+        retry_after_us: int | None = 0
+    elif cost > rule.burst:
+        retry_after_us = None
+    else:
+        retry_after_us = -(
+            (left - cost * window_us) // rule.requests
+        )  # rounded up: refused just before, admitted at it
+    return Outcome(fits, left // window_us if left > 0 else 0, retry_after_us, -(-used // rule.requests))

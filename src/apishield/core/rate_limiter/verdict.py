@@ -1,0 +1,129 @@
+"""Many counters, one verdict: every enforced limit admits a check and is charged, or none is.
+
+Shadow limits never refuse; they are charged exactly when the enforced ones admit and they themselves would. A refused
+check charges nothing, save the violated limits that say ``charge_refused``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from apishield.core.model import (
+    Algorithm,
+    Concurrency,
+    Counter,
+    FixedWindow,
+    Mode,
+    Outcome,
+    Quota,
+    SlidingWindow,
+    TokenBucket,
+    Verdict,
+)
+from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
+
+
+class State(Protocol):
+    """What one counter remembers.
+
+    ``rule`` is the algorithm it was last asked under. Time never goes behind ``seen_us``: callers pass a ``now_us`` of at
+    least that, and ``adopt`` another rule before they ask under it.
+    """
+
+    rule: Any
+    seen_us: int
+
+    def fits(self, now_us: int, cost: int) -> bool:
+        """Whether ``cost`` units more are within the limit; always where ``cost`` is 0."""
+        ...
+
+    def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
+        """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
+        ...
+
+    def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
+        """How the counter stands for a check of ``cost`` that is not charged; ``fits`` is what ``fits`` said."""
+        ...
+
+    def penalize(self, now_us: int, cost: int) -> None:
+        """Counts a check that was refused, without ever going over the limit."""
+        ...
+
+    def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
+        """Takes back ``cost`` units charged at ``charged_at_us``, as far as they still count."""
+        ...
+
+    def adopt(self, rule: Any, now_us: int) -> None:
+        """Goes on under changed numbers of the same algorithm."""
+        ...
+
+    def expires_at_us(self) -> int:
+        """From when on this state says no more than none at all."""
+        ...
+
+
+STATES: Mapping[type[Algorithm], type[State]] = {
+    FixedWindow: fixed_window.State,
+    SlidingWindow: sliding_window.State,
+    TokenBucket: token_bucket.State,
+    Concurrency: concurrency.State,
+    Quota: quota.State,
+}
+
+
+def new_state(rule: Algorithm) -> State:
+    """The state of a counter that nobody has asked yet."""
+    return STATES[type(rule)](rule)  # type: ignore[call-arg]  # a protocol has no constructor
+
+
+def decide(
+    counters: Sequence[Counter], states: Sequence[State], costs: Sequence[int], now_us: int, check_id: str = ""
+) -> Verdict:
+    """Decides one check at ``now_us`` over ``states``, which are parallel to ``counters`` and ``costs``.
+
+    Charges all states or none; the caller holds them to itself meanwhile. Raises ``quota.Unseeded`` before any is charged.
+    """
+    if len(states) == 1:
+        state, cost = states[0], costs[0]
+        if state.fits(now_us, cost):
+            return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
+        return _decide_misfits(counters, states, costs, now_us, check_id, [False])
+    fits = [state.fits(now_us, cost) for state, cost in zip(states, costs, strict=True)]
+    if False in fits:
+        return _decide_misfits(counters, states, costs, now_us, check_id, fits)
+    return Verdict(
+        True,
+        now_us,
+        [state.charge(now_us, cost, check_id) for state, cost in zip(states, costs, strict=True)],
+    )
+
+
+def _decide_misfits(
+    counters: Sequence[Counter],
+    states: Sequence[State],
+    costs: Sequence[int],
+    now_us: int,
+    check_id: str,
+    fits: Sequence[bool],
+) -> Verdict:
+    """Decides where some counter does not admit."""
+    asked = list(zip(states, costs, fits, strict=True))
+    violated = [
+        (state, cost, counter.limit.charge_refused)
+        for counter, (state, cost, fit) in zip(counters, asked, strict=True)
+        if not fit and counter.limit.mode is not Mode.SHADOW
+    ]
+    if not violated:
+        return Verdict(
+            True,
+            now_us,
+            [
+                state.charge(now_us, cost, check_id) if fit else state.look(now_us, cost, fits=False)
+                for state, cost, fit in asked
+            ],
+        )
+    for state, cost, charge_refused in violated:
+        if charge_refused:
+            state.penalize(now_us, cost)
+    return Verdict(False, now_us, [state.look(now_us, cost, fits=fit) for state, cost, fit in asked])

@@ -1,0 +1,222 @@
+"""Counters in this process: the pure algorithms over a dictionary, with nothing in between.
+
+Owns: which states live, when idle ones are forgotten, what happens when there is no room.
+Does not own: how limits decide (``core.rate_limiter``), what quotas used before (``QuotaLedger``).
+
+Everything happens in one thread, between two awaits, so nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Awaitable, Mapping, Sequence
+
+from apishield.core.model import Counter, Verdict
+from apishield.core.ports import Clock, QuotaLedger
+from apishield.core.rate_limiter import concurrency, quota
+from apishield.core.rate_limiter.verdict import State, decide, new_state
+from apishield.errors import StoreFull, StoreUnavailable
+
+FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
+FORGET_WHEN_FULL = 4096
+_FINEST_BITS = 20  # expiries are filed together by the second or so (2²⁰ µs)
+NEVER_US = 1 << 62
+
+
+class MemoryStore:
+    """A ``CounterStore`` for one process. ``decide`` answers at once, save where a quota must be seeded from ``ledger``.
+
+    Holds up to ``max_counters``. A live counter is never given up: when all are live, a check that needs a new one shares
+    its overflow counter, where it has one, or else raises ``StoreFull``.
+    """
+
+    def __init__(self, clock: Clock, ledger: QuotaLedger | None = None, max_counters: int = 1_000_000) -> None:
+        self._clock = clock
+        self._ledger = ledger
+        self._max_counters = max_counters
+        self._states: dict[str, State] = {}
+        self._expiring: dict[int, list[str]] = {}  # keys by when to look whether they are idle
+        self._expiries: list[int] = []  # a heap of the keys of _expiring
+        self._look_at_us = NEVER_US
+        self._forgot_us = 0  # what was forgotten by then may not count again, so no new counter's clock goes before
+
+    def __len__(self) -> int:
+        """How many counters it holds, idle ones included that it has not forgotten yet."""
+        return len(self._states)
+
+    def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check (port ``CounterStore``)."""
+        now_us = self._clock()
+        if now_us >= self._look_at_us:
+            self._forget_idle(now_us, FORGET_AT_ONCE)
+        get = self._states.get
+        states: list[State] = []
+        for counter in counters:
+            state = get(counter.key)
+            if state is None or state.rule is not counter.limit.algorithm:
+                return self._decide_prepared(counters, costs, check_id, now_us)
+            if state.seen_us > now_us:  # noqa: PLR1730  a call of max() costs as much as the whole look-up
+                now_us = state.seen_us
+            states.append(state)
+        try:
+            verdict = decide(counters, states, costs, now_us, check_id)
+        except quota.Unseeded:
+            return self._decide_prepared(counters, costs, check_id, now_us)
+        if self._ledger is not None:
+            self._note(self._ledger, counters, states, costs, verdict)
+        return verdict
+
+    async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
+        """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
+        for counter in counters:
+            state = self._states.get(counter.key)
+            if isinstance(state, concurrency.State):
+                state.release(check_id)
+
+    async def reset(self, counters: Sequence[Counter]) -> None:
+        """Forgets the state of ``counters`` (port ``CounterStore``)."""
+        for counter in counters:
+            if counter.key in self._states:  # in its place, because its expiry is filed
+                self._states[counter.key] = new_state(counter.limit.algorithm)
+
+    async def close(self) -> None:
+        """Forgets everything."""
+        self._states.clear()
+        self._expiring.clear()
+        self._expiries.clear()
+        self._look_at_us = NEVER_US
+
+    def _decide_prepared(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, now_us: int
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides where a counter is new, unseeded, or asked under changed numbers."""
+        keys, states = self._find(counters, costs, now_us)
+        now_us = max(now_us, self._forgot_us, *(state.seen_us for state in states))
+        unseeded: list[tuple[str, quota.State]] = []
+        for counter, key, state in zip(counters, keys, states, strict=True):
+            if state.rule is not counter.limit.algorithm:
+                state.adopt(counter.limit.algorithm, now_us)
+            if isinstance(state, quota.State) and now_us >= state.end_us:
+                unseeded.append((key, state))
+        if unseeded and self._ledger is not None:
+            return self._seed_and_decide(self._ledger, unseeded, counters, costs, check_id, now_us)
+        for _, state in unseeded:
+            state.seed(*quota.period_of(state.rule, now_us), 0)
+        verdict = decide(counters, states, costs, now_us, check_id)
+        for key, state in zip(keys, states, strict=True):
+            self._keep(key, state, now_us)
+        if self._ledger is not None:
+            self._note(self._ledger, counters, states, costs, verdict)
+        return verdict
+
+    async def _seed_and_decide(
+        self,
+        ledger: QuotaLedger,
+        unseeded: Sequence[tuple[str, quota.State]],
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        now_us: int,
+    ) -> Verdict:
+        """Asks the ledger about periods of which nothing is known here, then decides."""
+        periods = {key: quota.period_of(state.rule, now_us) for key, state in unseeded}
+        used = await load_used(ledger, periods)
+        for key, asked in unseeded:
+            state = self._states.get(key, asked)
+            if isinstance(state, quota.State) and now_us >= state.end_us:  # nobody else has seeded it meanwhile
+                state.seed(*periods[key], used.get(key, 0))
+                self._keep(key, state, now_us)
+        verdict = self.decide(counters, costs, check_id)
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    def _find(self, counters: Sequence[Counter], costs: Sequence[int], now_us: int) -> tuple[list[str], list[State]]:
+        """The keys and states of ``counters``, with fresh states, not kept yet, for those that are new."""
+        keys: list[str] = []
+        states: list[State] = []
+        for counter, cost in zip(counters, costs, strict=True):
+            key, state = counter.key, self._states.get(counter.key)
+            if state is None and cost and not self._has_room(len(counters), now_us):
+                if counter.overflow_key is None:
+                    raise StoreFull(
+                        f"The memory store holds {len(self._states):,} live counters and takes no new ones."
+                    )
+                key, state = counter.overflow_key, self._states.get(counter.overflow_key)
+            keys.append(key)
+            states.append(new_state(counter.limit.algorithm) if state is None else state)
+        return keys, states
+
+    def _has_room(self, wanted: int, now_us: int) -> bool:
+        if len(self._states) + wanted > self._max_counters:
+            self._forget_idle(now_us, FORGET_WHEN_FULL)
+        return len(self._states) + wanted <= self._max_counters
+
+    def _note(
+        self,
+        ledger: QuotaLedger,
+        counters: Sequence[Counter],
+        states: Sequence[State],
+        costs: Sequence[int],
+        verdict: Verdict,
+    ) -> None:
+        """Tells the ledger how quotas stand that this verdict charged."""
+        for counter, state, cost in zip(counters, states, costs, strict=True):
+            if isinstance(state, quota.State) and cost and state.seen_us == verdict.now_us:
+                ledger.note(counter.key, state.start_us, state.used, verdict.now_us)
+
+    # --- forgetting ---------------------------------------------------------------------------------------------------
+
+    def _keep(self, key: str, state: State, now_us: int) -> None:
+        """Holds on to a new state, if it says more than none."""
+        expires_us = state.expires_at_us()
+        if key not in self._states and expires_us > now_us:
+            self._states[key] = state
+            self._file(key, expires_us, now_us)
+
+    def _file(self, key: str, expires_us: int, now_us: int) -> None:
+        """Notes to look at ``key`` once it may be idle; every key held is filed exactly once.
+
+        The longer it will live, the coarser: at most about 3 % of its life too late.
+        """
+        shift = max(_FINEST_BITS, (expires_us - now_us).bit_length() - 6)
+        look_at_us = ((expires_us >> shift) + 1) << shift
+        keys = self._expiring.get(look_at_us)
+        if keys is None:
+            self._expiring[look_at_us] = [key]
+            heapq.heappush(self._expiries, look_at_us)
+            self._look_at_us = self._expiries[0]
+        else:
+            keys.append(key)
+
+    def _forget_idle(self, now_us: int, at_most: int) -> None:
+        """Looks at up to ``at_most`` counters that may be idle; those still in use are filed again."""
+        while at_most and self._expiries and self._expiries[0] <= now_us:
+            keys = self._expiring[self._expiries[0]]
+            while keys and at_most:
+                at_most -= 1
+                key = keys.pop()
+                expires_us = self._states[key].expires_at_us()
+                if expires_us <= now_us:
+                    del self._states[key]
+                    self._forgot_us = max(self._forgot_us, expires_us)
+                else:
+                    self._file(key, expires_us, now_us)
+            if not keys:
+                del self._expiring[heapq.heappop(self._expiries)]
+        self._look_at_us = self._expiries[0] if self._expiries else NEVER_US
+
+
+async def load_used(ledger: QuotaLedger, periods: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """What the ledger knows of the use of counters in their ``periods`` (key → start, end).
+
+    Raises ``StoreUnavailable`` where it can't tell: a quota of unknown use must not count from zero.
+    """
+    used: dict[str, int] = {}
+    try:
+        for start_us in {start_us for start_us, _ in periods.values()}:
+            keys = [key for key, period in periods.items() if period[0] == start_us]
+            used.update(await ledger.load(keys, start_us))
+    except Exception as error:
+        raise StoreUnavailable("The ledger of quotas can't be read.") from error
+    return used
