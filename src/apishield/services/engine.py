@@ -75,7 +75,7 @@ class Recorder(Protocol):
 class _Asked:
     """What the steps learn of one check, until the store has decided."""
 
-    __slots__ = ("counters", "degraded", "entry", "meters", "peek", "view")
+    __slots__ = ("check_id", "counters", "degraded", "entry", "meters", "peek", "view")
 
     def __init__(self, view: TenantView) -> None:
         self.view = view
@@ -84,6 +84,7 @@ class _Asked:
         self.meters: Sequence[Meter] = ()
         self.degraded = False
         self.peek = False
+        self.check_id = ""
 
 
 class Engine:
@@ -169,8 +170,10 @@ class Engine:
         if not asked.counters:
             return self._answer(asked, _NOTHING, now_us)
         costs = _costs(request.cost, asked)
+        if any(isinstance(meter.limit.algorithm, Concurrency) for meter in asked.meters):
+            asked.check_id = self._ids.make(view.tenant.id, now_us)  # names the slot that is taken
         try:
-            verdict = self._store.decide(asked.counters, costs)
+            verdict = self._store.decide(asked.counters, costs, asked.check_id)
         except StoreUnavailable:
             return self._refuse(asked, _STORE_GONE, now_us)
         if isinstance(verdict, Verdict):
@@ -349,7 +352,7 @@ class Engine:
     ) -> Decision:
         view, entry = asked.view, asked.entry
         status = 200 if code == "ok" else PROBLEMS[code].status
-        decision_id = self._ids.make(view.tenant.id, now_us)
+        decision_id = asked.check_id or self._ids.make(view.tenant.id, now_us)
         headers = rate_limit_headers(enforced, now_us, draft=self._draft_headers, legacy=self._legacy_headers)
         headers["X-APIShield-Decision"] = decision_id
         if status == 429 and wait_us is not None:

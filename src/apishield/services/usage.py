@@ -10,14 +10,14 @@ can't be reached loses nothing: notes stay until they are written.
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from apishield.core.decision import Decision
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, DayUse, QuotaUse
-from apishield.core.rate_limiter.quota import period_name
 from apishield.core.records import Actor, Key
 from apishield.errors import ProblemError
 from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
@@ -217,7 +217,7 @@ def _quota_usage(counter: Counter, outcome: Outcome, now_us: int) -> QuotaUsage:
     assert isinstance(quota, Quota)
     return QuotaUsage(
         counter.limit.name,
-        period_name(quota, now_us),
+        _in_zone(now_us, quota.time_zone, "%Y-%m" if quota.period == "month" else "%Y-%m-%d"),
         counter.limit.unit,
         quota.requests,
         max(0, quota.requests - outcome.remaining),
@@ -227,4 +227,8 @@ def _quota_usage(counter: Counter, outcome: Outcome, now_us: int) -> QuotaUsage:
 
 
 def _day(now_us: int) -> str:
-    return datetime.fromtimestamp(now_us // SECOND_US, UTC).strftime("%Y-%m-%d")
+    return _in_zone(now_us, "UTC", "%Y-%m-%d")
+
+
+def _in_zone(now_us: int, time_zone: str, pattern: str) -> str:
+    return datetime.fromtimestamp(now_us // SECOND_US, ZoneInfo(time_zone)).strftime(pattern)

@@ -31,6 +31,10 @@ class MetaRepository:
             upsert(self._connection, meta, ["name"], lambda new: {"value": new.value}), {"name": name, "value": value}
         )
 
+    async def remove(self, name: str) -> None:
+        """Forgets a name."""
+        await self._connection.execute(delete(meta).where(meta.c.name == name))
+
     async def beat(self, node_id: str, *, started_at_us: int, now_us: int) -> None:
         """Notes that a node lives."""
         statement = upsert(self._connection, nodes, ["id"], lambda new: {"seen_at_us": new.seen_at_us})

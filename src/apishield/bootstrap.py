@@ -1,0 +1,200 @@
+"""The one place where things are wired: from settings to a node that can serve.
+
+``prepare`` does, once, what a start needs before any worker runs (files, schema, secret, operator); ``build`` makes a
+``Runtime``, one a process; ``Runtime.start`` and ``close`` are the process's life.
+"""
+
+from __future__ import annotations
+
+import secrets as system_random
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from apishield.core.decision_ids import DecisionIds
+from apishield.core.model import SECOND_US
+from apishield.core.ports import Clock, CounterStore
+from apishield.services import installation
+from apishield.services.audit import AuditService
+from apishield.services.blocks import BlockService
+from apishield.services.customers import CustomerService
+from apishield.services.engine import Engine
+from apishield.services.idempotency import IdempotencyService
+from apishield.services.keys import KeyService
+from apishield.services.loops import FLUSH_SECONDS, HEARTBEAT_SECONDS, POLL_SECONDS, Loop
+from apishield.services.policies import PolicyService
+from apishield.services.reports import ReportService
+from apishield.services.secrets import Secrets
+from apishield.services.snapshot import Snapshot
+from apishield.services.tenants import TenantService
+from apishield.services.tokens import TokenService
+from apishield.services.usage import UsageService
+from apishield.settings import Settings
+from apishield.stores.data_directory import DataDirectory
+from apishield.stores.failover import FailoverStore
+from apishield.stores.memory import MemoryStore
+from apishield.stores.redis.notices import ChangeNotices
+from apishield.stores.redis.store import RedisStore
+from apishield.stores.sql.database import Database
+from apishield.telemetry import Metrics
+
+log = structlog.get_logger("apishield.node")
+
+Entropy = Callable[[int], bytes]
+_ALIVE_FOR_US = 10 * SECOND_US
+
+
+def system_clock() -> int:
+    """Microseconds since the Unix epoch, by this machine."""
+    return time.time_ns() // 1000
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What a start found or made. ``operator_token`` is there only when it was made just now."""
+
+    operator_token: str | None
+
+
+def load_secrets(settings: Settings) -> Secrets:
+    """The master secret: the given one, else the data directory's, which is made at the first start (SQLite only)."""
+    if settings.secret is not None:
+        return Secrets.parse(settings.secret)
+    return Secrets.parse(DataDirectory(settings.data_dir).secret(Secrets.generate))
+
+
+async def prepare(
+    settings: Settings, *, clock: Clock = system_clock, entropy: Entropy = system_random.token_bytes
+) -> Prepared:
+    """Makes the data directory, migrates the database, compares the secret, makes an operator's token where needed.
+
+    Raises ``ConfigurationError`` for what an operator can mend, ``ProblemError`` where the database can't be reached.
+    """
+    DataDirectory(settings.data_dir).prepare()
+    secrets = load_secrets(settings)
+    database = Database(settings.effective_database_url, clock)
+    try:
+        await database.migrate()
+        await installation.check_secret(database, secrets)
+        if settings.operator_token is not None:
+            return Prepared(None)
+        return Prepared(await installation.ensure_operator(database, secrets, entropy))
+    finally:
+        await database.close()
+
+
+class Runtime:
+    """One process's parts, wired. ``build`` makes it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        database: Database,
+        operator_digests: frozenset[bytes],
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self.settings = settings
+        self.secrets = secrets
+        self.database = database
+        self.clock = clock
+        self.entropy = entropy
+        self.metrics = Metrics()
+        peppers = {version: secrets.pepper(version) for version in secrets.versions}
+        self.snapshot = Snapshot(database.feed, clock, peppers, operator_digests)
+        self.usage = UsageService(self.snapshot, database, clock, self.metrics.checks)
+        self.live_nodes = 1
+        self.store = self._make_store()
+        self.usage.use(self.store)
+        ids = DecisionIds(secrets.derive("decision ids"), int.from_bytes(entropy(4), "big"))
+        self.engine = Engine(
+            self.snapshot,
+            self.store,
+            ids,
+            clock,
+            self.usage,
+            snapshot_max_age_us=settings.snapshot_max_age_seconds * SECOND_US,
+        )
+        self.reports = ReportService(ids, clock, self.metrics)
+        self.tenants = TenantService(database, secrets, entropy=entropy)
+        self.tokens = TokenService(database, secrets, entropy=entropy)
+        self.keys = KeyService(database, secrets, entropy=entropy)
+        self.customers = CustomerService(database, secrets, entropy=entropy)
+        self.policies = PolicyService(database, secrets, entropy=entropy)
+        self.blocks = BlockService(database, secrets, entropy=entropy)
+        self.audit = AuditService(database, secrets)
+        self.idempotency = IdempotencyService(database, secrets)
+        self.node_id = f"node_{entropy(8).hex()}"
+        self._started_at_us = 0
+        self._feed = Loop("snapshot", self.snapshot.catch_up, POLL_SECONDS)
+        self._loops = [
+            self._feed,
+            Loop("usage", self.usage.flush, FLUSH_SECONDS),
+            Loop("heartbeat", self._beat, HEARTBEAT_SECONDS),
+        ]
+        self._notices = self._make_notices()
+        database.on_commit(self._committed)
+
+    async def start(self) -> None:
+        """Loads the snapshot and begins to keep up. Raises ``ProblemError`` where the database can't be reached."""
+        self._started_at_us = self.clock()
+        await self.snapshot.load()
+        for loop in self._loops:
+            loop.start()
+        if self._notices is not None:
+            self._notices.start(self._feed.wake)
+        log.info("node.started", node=self.node_id, keys=len(self.snapshot))
+
+    async def close(self) -> None:
+        """Ends the loops, writes what was noted, lets go of every connection. What can't be written is said in the log."""
+        for loop in reversed(self._loops):
+            await loop.stop()
+        try:
+            await self.usage.flush()
+            async with self.database.transaction() as tx:
+                await tx.meta.leave(self.node_id)
+        except Exception as error:  # noqa: BLE001  the process ends in any case
+            log.error("node.not_flushed", error=f"{type(error).__name__}: {error}"[:500])
+        if self._notices is not None:
+            await self._notices.close()
+        await self.store.close()
+        await self.database.close()
+        log.info("node.stopped", node=self.node_id)
+
+    async def _beat(self) -> None:
+        now_us = self.clock()
+        async with self.database.transaction() as tx:
+            await tx.meta.beat(self.node_id, started_at_us=self._started_at_us, now_us=now_us)
+            self.live_nodes = max(1, await tx.meta.live_nodes(since_us=now_us - _ALIVE_FOR_US))
+
+    async def _committed(self, sequence: int) -> None:
+        """After a change: this node knows it before the answer goes out; the others hear of it."""
+        if self._notices is not None:
+            self._notices.publish(sequence)
+        await self.snapshot.catch_up()
+
+    def _make_store(self) -> CounterStore:
+        url = self.settings.redis_url
+        if url is None:
+            return MemoryStore(self.clock, self.usage)
+        redis = RedisStore(url, self.usage, timeout_ms=self.settings.redis_timeout_ms)
+        return FailoverStore(redis, self.clock, self.usage, live_nodes=lambda: self.live_nodes)
+
+    def _make_notices(self) -> ChangeNotices | None:
+        return None if self.settings.redis_url is None else ChangeNotices(connect(self.settings.redis_url))
+
+
+async def build(
+    settings: Settings, *, clock: Clock = system_clock, entropy: Entropy = system_random.token_bytes
+) -> Runtime:
+    """Makes the parts of one process, after ``prepare``. Raises ``ProblemError`` where the database can't be reached."""
+    secrets = load_secrets(settings)
+    database = open_database(settings, secrets, clock)
+    try:
+        digests = await installation.operator_digests(database, secrets, settings.operator_token)
+        return Runtime(settings, secrets, database, digests, clock, entropy)
+    except BaseException:
+        await database.close()
+        raise
