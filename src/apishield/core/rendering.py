@@ -1,0 +1,83 @@
+"""A store's verdict in words: what a decision says of its limits, with code, message and headers.
+
+Owns: the texts of refusals by a limit, the order of limits (most restrictive first). Does not own: the form of the headers
+(``headers``), refusals by anything else than a limit (``services.engine``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from apishield.core.decision import LimitState
+from apishield.core.headers import rate_limit_headers, restriction
+from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, Verdict
+from apishield.core.policies import Meter
+
+
+class Rendered(msgspec.Struct, frozen=True, gc=False):
+    """What a verdict comes to. ``retry_after`` is in seconds; ``headers`` lack those of the decision itself."""
+
+    code: str
+    message: str
+    limits: list[LimitState]
+    shadow: list[LimitState]
+    retry_after: float | None
+    headers: dict[str, str]
+
+
+def render(meters: Sequence[Meter], verdict: Verdict, *, draft: bool = True, legacy: bool = True) -> Rendered:
+    """Renders ``verdict``, whose outcomes are parallel to ``meters``."""
+    shadow: list[LimitState] = []
+    states: list[tuple[Limit, Meter, Outcome]] = []
+    for meter, outcome in zip(meters, verdict.outcomes, strict=True):
+        if meter.shadow:
+            shadow.append(limit_state(meter, outcome))
+        else:
+            states.append((meter.limit, meter, outcome))
+    if len(states) > 1:
+        states.sort(key=lambda state: restriction(state[0], state[2]))
+    enforced = [(limit, meter.quoted_name, meter.policy_item, outcome) for limit, meter, outcome in states]
+    headers = rate_limit_headers(enforced, verdict.now_us, draft=draft, legacy=legacy)
+    limits = [limit_state(meter, outcome) for _, meter, outcome in states]
+    if verdict.admitted:
+        return Rendered("ok", "", limits, shadow, None, headers)
+    limit, _, outcome = states[0]
+    wait_us = outcome.retry_after_us
+    retry_after = None
+    if wait_us is not None:
+        retry_after = -(-wait_us // 1000) / 1000
+        headers["Retry-After"] = str(-(-wait_us // SECOND_US))
+    return Rendered(limit_code(limit), limit_message(limit, wait_us), limits, shadow, retry_after, headers)
+
+
+def limit_state(meter: Meter, outcome: Outcome) -> LimitState:
+    """One limit after the decision."""
+    limit = meter.limit
+    return LimitState(
+        limit.name,
+        meter.policy_id,
+        meter.strategy,
+        limit.unit,
+        limit.algorithm.requests,
+        outcome.remaining,
+        meter.window_seconds,
+        -(-outcome.reset_us // 1000) / 1000,
+        not outcome.admitted,
+    )
+
+
+def limit_code(limit: Limit) -> str:
+    """The code of a refusal by ``limit``."""
+    if isinstance(limit.algorithm, Quota):
+        return "quota_exceeded"
+    return "concurrency_exceeded" if isinstance(limit.algorithm, Concurrency) else "rate_limited"
+
+
+def limit_message(limit: Limit, wait_us: int | None) -> str:
+    """Why ``limit`` refuses, and when it no longer would; ``None`` where the cost can never fit."""
+    name, requests, unit = limit.name, limit.algorithm.requests, limit.unit
+    if wait_us is None:
+        return f"The request costs more than the limit {name!a} ever allows ({requests} {unit})."
+    return f"The limit {name!a} ({requests} {unit}) is used up. Try again in {-(-wait_us // SECOND_US)} s."

@@ -1,0 +1,206 @@
+"""Decisions by the service: asked within a time-out, or made at once by ``on_error`` while it can't be reached.
+
+Owns: connections, the breaker, batches of checks and of reports, one set of them for each event loop. Does not own: who is
+calling (``callers``), what a refusal looks like (``answers``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any
+
+from apishield.client import calls
+from apishield.client.clients import AsyncAPIShield
+from apishield.client.errors import APIError, InvalidRequestError
+from apishield.client.models import CheckRequest, Cost, Report
+from apishield.client.wire import checked_url
+from apishield.core.decision import Decision
+from apishield.errors import APIShieldError
+from apishield.integrations.answers import unusable, without_service
+from apishield.integrations.batches import CheckBatches
+from apishield.integrations.breaker import Breaker
+from apishield.integrations.callers import Incoming
+from apishield.integrations.reports import BATCH, ReportQueue
+
+log = logging.getLogger("apishield")
+
+FLUSH_SECONDS = 1.0
+REPORT_TIMEOUT_SECONDS = 2.0
+
+
+class ServiceGuard:
+    """Asks the service at ``url`` with the service key ``api_key``."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        timeout_seconds: float,
+        on_error: str,
+        require_key: bool,
+        scopes: Sequence[str] | Callable[[Any], Sequence[str] | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = checked_url(url)
+        self.reports = ReportQueue()
+        self.breaker = Breaker(clock)
+        self._api_key = api_key
+        self._timeout_seconds = timeout_seconds
+        self._on_error = on_error
+        self._without_service = without_service(on_error)
+        self._require_key = require_key or None
+        self._scopes = scopes
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+
+    async def check(self, incoming: Incoming, request: object, cost: Cost) -> Decision:
+        """The decision about a request. Never raises for the service's sake."""
+        link = self._link()
+        if self.breaker.is_open:
+            if self.breaker.claim_probe():
+                link.probe()
+            return self._without_service
+        scopes = self._scopes(request) if callable(self._scopes) else self._scopes
+        question = CheckRequest(
+            api_key=incoming.api_key,
+            ip=incoming.ip,
+            method=incoming.method,
+            path=incoming.path,
+            user_agent=incoming.user_agent,
+            cost=cost if isinstance(cost, int) else dict(cost),
+            scopes=None if scopes is None else list(scopes),
+            require_key=self._require_key,
+        )
+        try:
+            return await link.checks.ask(question)
+        except InvalidRequestError as error:
+            # Not an outage, so on_error does not apply: else an odd request would be a way around the limits.
+            log.error("APIShield can't use a check: %s", error)
+            return unusable()
+        except APIShieldError:
+            return self._without_service
+
+    def report(self, report: Report) -> None:
+        """Queues a report; it is sent behind, within a second."""
+        self.reports.add(report)
+        self._link().wake()
+
+    async def close(self) -> None:
+        """Sends what is queued and closes the connections of the running loop."""
+        link = self._links.get(asyncio.get_running_loop())
+        if link is not None:
+            await link.close()
+
+    def failed(self, error: APIShieldError) -> None:
+        """Opens the breaker, and says so once."""
+        if self.breaker.failed():
+            what = "allowed" if self._on_error == "allow" else "refused"
+            level = logging.ERROR if isinstance(error, APIError) and error.status < 500 else logging.WARNING
+            log.log(
+                level, "APIShield at %s fails; requests are %s unchecked until it answers: %s", self.url, what, error
+            )
+
+    def answered(self) -> None:
+        """Closes the breaker, and says so once."""
+        if self.breaker.succeeded():
+            log.warning("APIShield at %s answers again; requests are checked", self.url)
+
+    def connect(self) -> AsyncAPIShield:
+        """A client for the running loop."""
+        return AsyncAPIShield(self.url, api_key=self._api_key, timeout_seconds=REPORT_TIMEOUT_SECONDS, retries=0)
+
+    def forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Lets go of a loop that ends."""
+        self._links.pop(loop, None)
+
+    def _link(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            for other in [other for other in self._links if other.is_closed()]:
+                self.forget(other)
+            link = self._links[loop] = _Link(self, loop, self._timeout_seconds)
+        return link
+
+
+class _Link:
+    """What belongs to one event loop: the client, the checks under way, and the task that sends reports and cleans up."""
+
+    def __init__(self, guard: ServiceGuard, loop: asyncio.AbstractEventLoop, timeout_seconds: float) -> None:
+        self._guard, self._loop, self._timeout_seconds = guard, loop, timeout_seconds
+        self._client = guard.connect()
+        self.checks = CheckBatches(self._client, timeout_seconds, failed=guard.failed, answered=guard.answered)
+        self._reported, self._full = asyncio.Event(), asyncio.Event()
+        self._probe: asyncio.Task[None] | None = None
+        # Of no request's context, since it outlives them all.
+        self._keeper = loop.create_task(self._keep(), context=Context())
+
+    def wake(self) -> None:
+        """Says that a report was queued."""
+        if not self._reported.is_set():
+            self._reported.set()
+        if len(self._guard.reports) >= BATCH:
+            self._full.set()
+
+    def probe(self) -> None:
+        """Looks whether the service answers again, beside the requests: none of them waits for it."""
+        self._probe = self._loop.create_task(self._ask_for_life(), context=Context())
+
+    async def close(self) -> None:
+        """Ends the keeper, which sends what is queued and closes the client."""
+        self._keeper.cancel()
+        await asyncio.wait([self._keeper])
+
+    async def _ask_for_life(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._client.send(calls.check(cost=0))  # only looks: it charges nobody
+        except (TimeoutError, APIShieldError):
+            self._guard.breaker.failed()
+        except BaseException:
+            self._guard.breaker.abandon_probe()
+            raise
+        else:
+            self._guard.answered()
+
+    async def _keep(self) -> None:
+        """Sends reports each second or when many wait. Also runs when the loop cancels its tasks at its end."""
+        try:
+            while True:
+                await self._reported.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FLUSH_SECONDS):
+                        await self._full.wait()
+                self._reported.clear()
+                self._full.clear()
+                if self._guard.breaker.claim_probe():
+                    await self._ask_for_life()
+                await self._flush()
+                if len(self._guard.reports):
+                    self._reported.set()  # could not be sent: again in a second
+        finally:
+            self._guard.forget(self._loop)
+            await self._flush()
+            await self._client.aclose()
+
+    async def _flush(self) -> None:
+        queue = self._guard.reports
+        while len(queue) and not self._guard.breaker.is_open:
+            reports = queue.take(BATCH)
+            try:
+                async with asyncio.timeout(REPORT_TIMEOUT_SECONDS):
+                    await self._client.send(calls.report(reports))
+            except InvalidRequestError as error:
+                queue.dropped += len(reports)
+                log.error("APIShield can't use %d reports: %s", len(reports), error)
+            except (TimeoutError, APIShieldError):
+                queue.put_back(reports)
+                return
+            except BaseException:
+                queue.put_back(reports)
+                raise
