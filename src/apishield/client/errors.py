@@ -9,7 +9,7 @@
         ├── PermissionDeniedError      403  it may not do this
         ├── NotFoundError              404
         ├── ConflictError              409
-        ├── InvalidRequestError        any other 4xx; ``faults`` names the fields
+        ├── InvalidRequestError        400, 413, 415, 422  ``faults`` names the fields
         ├── TooManyRequestsError       429  ``retry_after_seconds`` says when
         └── ServerError                5xx
 
@@ -101,6 +101,7 @@ _BY_STATUS: Mapping[int, type[APIError]] = {
     404: NotFoundError,
     409: ConflictError,
     429: TooManyRequestsError,
+    **dict.fromkeys((400, 413, 415, 422), InvalidRequestError),
 }
 
 
@@ -113,6 +114,6 @@ def error_of(status: int, body: bytes, retry_after: str | None) -> APIShieldErro
     if not problem.code and status >= 500:
         return ServiceUnavailableError(f"The service answered {status} without saying why.", sent=True)
     problem = msgspec.structs.replace(problem, status=status, title=problem.title or f"HTTP status {status}")
-    kind = _BY_STATUS.get(status) or (ServerError if status >= 500 else InvalidRequestError)
+    kind = _BY_STATUS.get(status, ServerError if status >= 500 else APIError)
     seconds = int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
     return kind(problem, seconds)
