@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
@@ -54,6 +54,7 @@ class FakeService:
         self.requests: list[tuple[str, int]] = []  # paths, and how many items each carried
         self.reports: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.clients: set[Any] = set()  # one connection each
         self.fails_with: tuple[int, dict[str, Any]] | None = None
         self.answering = asyncio.Event()
         self.answering.set()
@@ -61,6 +62,7 @@ class FakeService:
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
+        self.clients.add(scope["client"])
         body = b""
         while True:
             message = await receive()
@@ -93,12 +95,18 @@ class FakeService:
         return 404, {"status": 404, "code": "not_found", "title": "There is no such thing", "detail": path}
 
 
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to the test run."""
+        yield
+
+
 @asynccontextmanager
 async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     """Serves an ASGI app over HTTP in the running loop; gives its URL."""
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off", proxy_headers=False)
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  the test run's own stay in place
+    server = _Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.005)
