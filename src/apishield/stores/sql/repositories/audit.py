@@ -159,10 +159,10 @@ def _entry(row: Row[Any]) -> AuditEntry:
 
 
 def _entry_as_written(row: Row[Any]) -> AuditEntry | None:
+    values = {name: getattr(row, name) for name in AuditEntry.__struct_fields__}
     try:
-        entry = msgspec.convert(
-            {**row._mapping, "before": _json(row.before), "after": _json(row.after)}, AuditEntry, strict=True
-        )
+        values |= {"before": _json(row.before), "after": _json(row.after)}
+        entry = msgspec.convert(values, AuditEntry)
     except msgspec.MsgspecError:
         return None
     faithful = _text(entry.before) == row.before and _text(entry.after) == row.after

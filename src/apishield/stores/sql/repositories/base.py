@@ -56,6 +56,8 @@ class TenantRepository(Generic[Record]):
 
     async def get(self, tenant_id: str | None, object_id: str) -> Record | None:
         """The tenant's object with this id; ``None`` for another tenant's, as for one that never was."""
+        if not (object_id.isascii() and object_id.isprintable()):
+            return None  # no id of ours; PostgreSQL would choke on some of these
         found = await self._all(select(self.table).where(*self._where(tenant_id, self.table.c.id == object_id)))
         return found[0] if found else None
 

@@ -21,6 +21,8 @@ class TenantsRepository:
 
     async def get(self, tenant_id: str) -> Tenant | None:
         """The tenant, unless there is none or it was deleted."""
+        if not (tenant_id.isascii() and tenant_id.isprintable()):
+            return None  # no id of ours; PostgreSQL would choke on some of these
         return await self._one(select(tenants).where(tenants.c.id == tenant_id, tenants.c.status != "deleted"))
 
     async def lock(self, tenant_id: str) -> Tenant | None:
@@ -29,6 +31,8 @@ class TenantsRepository:
         Whoever adds to what a tenant owns takes this first: ceilings and uniqueness are then checked one by one, and
         nothing is added to a tenant that is being deleted. SQLite has one writer anyway.
         """
+        if not (tenant_id.isascii() and tenant_id.isprintable()):
+            return None
         statement = select(tenants).where(tenants.c.id == tenant_id, tenants.c.status != "deleted")
         return await self._one(statement.with_for_update(key_share=True))
 
