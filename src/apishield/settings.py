@@ -21,14 +21,15 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from apishield.core.key_manager.format import SecretKind, inspect
+from apishield.core.rate_limiter.parse import parse_limit
 from apishield.errors import ConfigurationError
 from apishield.redaction import redact_url
 
 DATABASE_SCHEMES = ("postgresql", "sqlite")
 REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "unix")
-MIN_OPERATOR_TOKEN_CHARACTERS = 32
 # Read by the SDK and the tools around the service, not by the service: no warning about them.
-FOREIGN_VARIABLES = frozenset({"APISHIELD_URL", "APISHIELD_API_KEY", "APISHIELD_TOKEN", "APISHIELD_DECISION"})
+FOREIGN_VARIABLES = frozenset({"APISHIELD_URL", "APISHIELD_API_KEY", "APISHIELD_TOKEN", "APISHIELD_TENANT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Settings(BaseModel):
             "APISHIELD_SECRET",
             _ACCESS,
             "what `apishield generate secret` prints: 1:<base64 of 32 bytes>, newest first, separated by commas",
-            "1:bm90LWEtc2VjcmV0LW1ha2UteW91ci1vd24tb25lLXBscw==",
+            "1:…",
             secret=True,
         ),
     ] = Field(
@@ -140,8 +141,8 @@ class Settings(BaseModel):
         Variable(
             "APISHIELD_OPERATOR_TOKEN",
             _ACCESS,
-            "what `apishield generate operator-token` prints: aso_ and at least 32 characters",
-            "aso_use-apishield-generate-operator-token",
+            "what `apishield generate operator-token` prints",
+            "aso_…",
             secret=True,
         ),
     ] = Field(None, repr=False, description="The operator's token. Default: one is made at the first start.")
@@ -203,14 +204,14 @@ class Settings(BaseModel):
     @field_validator("operator_token")
     @classmethod
     def _check_operator_token(cls, value: str | None) -> str | None:
-        if value is not None and not (
-            value.startswith("aso_")
-            and len(value) >= 4 + MIN_OPERATOR_TOKEN_CHARACTERS
-            and value.isascii()
-            and value.isprintable()
-            and " " not in value
-        ):
+        if value is not None and inspect(value) != (SecretKind.OPERATOR_TOKEN, True):
             raise ValueError("not an operator's token")
+        return value
+
+    @field_validator("signup_limit")
+    @classmethod
+    def _check_limit(cls, value: str) -> str:
+        parse_limit(value)
         return value
 
     @field_validator("trusted_proxies")
@@ -222,6 +223,12 @@ class Settings(BaseModel):
     def sqlite(self) -> bool:
         """Whether the database is a file of this machine."""
         return self.effective_database_url.startswith("sqlite:")
+
+    @property
+    def new_sqlite_file(self) -> Path | None:
+        """The database's file where there is none yet; ``None`` where it exists, or the database is PostgreSQL."""
+        path = Path(self.effective_database_url.removeprefix("sqlite:///"))
+        return path if self.sqlite and not path.exists() else None
 
     @property
     def effective_database_url(self) -> str:

@@ -73,9 +73,10 @@ def configure_logging(
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = True
-        # Its lines about starting and stopping repeat ours; what goes wrong it says as a warning or an error.
-        logger.setLevel(root.level if root.level <= logging.DEBUG else max(logging.WARNING, root.level))
+        # uvicorn writes an access line wherever a handler would take it; ours are metrics and events.
+        logger.propagate = name != "uvicorn.access"
+        # Starting and stopping we say ourselves, and a warning for each malformed request would let strangers fill disks.
+        logger.setLevel(root.level if root.level <= logging.DEBUG else logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from apishield.core.key_manager.format import SecretKind, make_secret
 from apishield.errors import ConfigurationError
 from apishield.settings import Settings, load, variables
 
 SECRET = "1:" + "A" * 43 + "="
+OPERATOR_TOKEN = make_secret(SecretKind.OPERATOR_TOKEN, bytes)
 POSTGRES = "postgresql://user:pa$$word@db:5432/apishield"
 
 
@@ -56,7 +58,9 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("APISHIELD_SIGNUP", "maybe"),
         ("APISHIELD_TRUSTED_PROXIES", "10.0.0.0/8,nonsense"),
         ("APISHIELD_OPERATOR_TOKEN", "aso_short"),
-        ("APISHIELD_OPERATOR_TOKEN", "x" * 60),
+        ("APISHIELD_OPERATOR_TOKEN", OPERATOR_TOKEN[:-1] + "?"),
+        ("APISHIELD_OPERATOR_TOKEN", OPERATOR_TOKEN.replace("aso_", "ast_")),
+        ("APISHIELD_SIGNUP_LIMIT", "often"),
         ("DATABASE_URL", "mysql://user:hunter2@db/x"),
         ("DATABASE_URL", "postgresql://user:hunter2@db"),
         ("DATABASE_URL", "postgresql://user:hunter2@db:99999/x"),
@@ -96,8 +100,12 @@ def test_several_workers_without_redis_are_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize("name", [variable.name for _, _, variable in variables() if variable.secret])
 def test_each_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
-    examples = {variable.name: (field, variable.example) for field, _, variable in variables()}
-    field, value = examples[name]
+    field, value = {
+        "APISHIELD_SECRET": ("secret", SECRET),
+        "APISHIELD_OPERATOR_TOKEN": ("operator_token", OPERATOR_TOKEN),
+        "DATABASE_URL": ("database_url", POSTGRES),
+        "REDIS_URL": ("redis_url", "redis://:password@redis:6379/0"),
+    }[name]
     file = tmp_path / "value"
     file.write_text(value + "\n")
     loaded = load({"APISHIELD_SECRET": SECRET} | {name + "_FILE": str(file)} if name != "APISHIELD_SECRET" else
@@ -144,8 +152,8 @@ def test_signup_is_open_on_loopback_only_unless_it_is_said(host: str, signup: st
 
 
 def test_no_secret_is_in_the_representation() -> None:
-    settings = Settings(secret=SECRET, operator_token="aso_" + "x" * 40, database_url=POSTGRES)
-    for secret in (SECRET, "x" * 40, "pa$$word"):
+    settings = Settings(secret=SECRET, operator_token=OPERATOR_TOKEN, database_url=POSTGRES)
+    for secret in (SECRET, OPERATOR_TOKEN, "pa$$word"):
         assert secret not in repr(settings)
         assert secret not in str(settings)
 
