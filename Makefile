@@ -1,0 +1,53 @@
+# APIShield: what a person types. Needs Python 3.11 or newer; makes its own environment in .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTEST_FLAGS ?= -n auto --dist loadscope
+
+.PHONY: help
+help: ## List what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Start the service on http://localhost:8000 (APISHIELD_PORT=… APISHIELD_DATA_DIR=… move it)
+	@scripts/environment.sh server && exec .venv/bin/apishield serve
+
+.PHONY: test
+test: dev ## Run all tests, with throwaway Redis and PostgreSQL
+	@exec .venv/bin/pytest $(PYTEST_FLAGS)
+
+.PHONY: check
+check: lint test ## Everything a change must pass: lint, types, layers, tests
+
+.PHONY: lint
+lint: dev ## Lint, formatting, types (mypy strict) and the layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: format
+format: dev ## Format and fix what can be fixed
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: bench
+bench: dev ## Measure checks a second and latencies, beside a bare route
+	@exec .venv/bin/python -m benchmarks
+
+.PHONY: docs
+docs: dev ## Write the pages that are generated: settings, .env.example
+	.venv/bin/apishield config docs > docs/reference/settings.md
+	.venv/bin/apishield config env > .env.example
+
+.PHONY: lock
+lock: dev ## Renew the lock files (UPGRADE=1 takes the newest versions)
+	scripts/lock.sh $(if $(UPGRADE),--upgrade)
+
+.PHONY: dev
+dev:
+	@scripts/environment.sh dev
+
+.PHONY: clean
+clean: ## Remove the environment and caches (not the data)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find src tests -name __pycache__ -type d -exec rm -rf {} +
