@@ -7,8 +7,8 @@ import re
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from apishield.core.model import MAX_UNITS, Limit, Mode
 from apishield.core import path_index
+from apishield.core.model import MAX_UNITS, Limit, Mode
 from apishield.core.records import Actor, Match, Override, Policy
 from apishield.errors import Fault, ProblemError
 from apishield.services.audited import Audited
