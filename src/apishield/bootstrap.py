@@ -26,6 +26,7 @@ from apishield.services.keys import KeyService
 from apishield.services.loops import FLUSH_SECONDS, HEARTBEAT_SECONDS, POLL_SECONDS, Loop
 from apishield.services.policies import PolicyService
 from apishield.services.reports import ReportService
+from apishield.services.secret_check import check_secret
 from apishield.services.secrets import Secrets
 from apishield.services.snapshot import Snapshot
 from apishield.services.tenants import TenantService
@@ -33,10 +34,8 @@ from apishield.services.tokens import TokenService
 from apishield.services.usage import UsageService
 from apishield.settings import Settings
 from apishield.stores.data_directory import DataDirectory
-from apishield.stores.failover import FailoverStore
 from apishield.stores.memory import MemoryStore
 from apishield.stores.redis.notices import ChangeNotices
-from apishield.stores.redis.store import RedisStore
 from apishield.stores.sql.database import Database
 from apishield.telemetry import Metrics
 
@@ -64,6 +63,11 @@ def load_secrets(settings: Settings) -> Secrets:
     return Secrets.parse(DataDirectory(settings.data_dir).secret(Secrets.generate))
 
 
+def open_database(settings: Settings, secrets: Secrets, clock: Clock) -> Database:
+    """The database of the settings, signing its audit log."""
+    return Database(settings.effective_database_url, clock, audit_key=secrets.audit_key())
+
+
 async def prepare(
     settings: Settings, *, clock: Clock = system_clock, entropy: Entropy = system_random.token_bytes
 ) -> Prepared:
@@ -73,10 +77,10 @@ async def prepare(
     """
     DataDirectory(settings.data_dir).prepare()
     secrets = load_secrets(settings)
-    database = Database(settings.effective_database_url, clock)
+    database = open_database(settings, secrets, clock)
     try:
         await database.migrate()
-        await installation.check_secret(database, secrets)
+        await check_secret(database, secrets)
         if settings.operator_token is not None:
             return Prepared(None)
         return Prepared(await installation.ensure_operator(database, secrets, entropy))
@@ -179,6 +183,10 @@ class Runtime:
         url = self.settings.redis_url
         if url is None:
             return MemoryStore(self.clock, self.usage)
+        from apishield.stores.failover import FailoverStore
+        from apishield.stores.redis.connection import connect
+        from apishield.stores.redis.store import RedisStore
+
         redis = RedisStore(url, self.usage, timeout_ms=self.settings.redis_timeout_ms)
         return FailoverStore(redis, self.clock, self.usage, live_nodes=lambda: self.live_nodes)
 

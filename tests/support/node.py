@@ -81,7 +81,9 @@ async def running_node(
         database_url=database_url,
         redis_url=redis_url,
         secret="1:" + "c2VjcmV0" * 8,
-        redis_timeout_ms=1000 if os.environ.get("CI") else 250,  # loaded machines are slow; what fails over has its own tests
+        redis_timeout_ms=1000
+        if os.environ.get("CI")
+        else 250,  # loaded machines are slow; what fails over has its own tests
     )
     await prepare(settings, clock=clock)
     runtime = await build(settings, clock=clock)

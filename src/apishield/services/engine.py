@@ -9,6 +9,7 @@ that need not await does not pay for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Sequence
 from typing import Final, Protocol
 
@@ -75,7 +76,7 @@ class Recorder(Protocol):
 class _Asked:
     """What the steps learn of one check, until the store has decided."""
 
-    __slots__ = ("check_id", "counters", "degraded", "entry", "meters", "peek", "view")
+    __slots__ = ("check_id", "counters", "degraded", "entry", "meters", "peek", "takes_slots", "view")
 
     def __init__(self, view: TenantView) -> None:
         self.view = view
@@ -85,6 +86,7 @@ class _Asked:
         self.degraded = False
         self.peek = False
         self.check_id = ""
+        self.takes_slots = False
 
 
 class Engine:
@@ -145,14 +147,13 @@ class Engine:
 
     async def _check_after_catch_up(self, view: TenantView, request: CheckRequest, secret: str) -> Decision:
         """A key that is well-formed but unknown may have been made on another node a moment ago: look once more."""
-        try:
+        with contextlib.suppress(Exception):  # the feed's own loop tells of a database that can't be reached
             await self._snapshot.shared_catch_up()
-        except Exception:  # noqa: BLE001  the feed's own loop tells of the database's failure; here the key stays unknown
-            entry, denial = None, _UNKNOWN
-        else:
-            view = self._snapshot.tenant(view.tenant.id) or view
-            entry, denial = self._identify(view, secret)
-        decision = self._decide(view, request, entry, denial if entry is not None else denial or _UNKNOWN)
+        view = self._snapshot.tenant(view.tenant.id) or view
+        entry, denial = self._identify(view, secret)
+        if entry is None and denial is None:
+            denial = _UNKNOWN
+        decision = self._decide(view, request, entry, denial)
         return decision if isinstance(decision, Decision) else await decision
 
     # --- the steps ----------------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class Engine:
         if not asked.counters:
             return self._answer(asked, _NOTHING, now_us)
         costs = _costs(request.cost, asked)
-        if any(isinstance(meter.limit.algorithm, Concurrency) for meter in asked.meters):
+        if asked.takes_slots:
             asked.check_id = self._ids.make(view.tenant.id, now_us)  # names the slot that is taken
         try:
             verdict = self._store.decide(asked.counters, costs, asked.check_id)
@@ -281,28 +282,31 @@ class Engine:
         self, asked: _Asked, request: CheckRequest, method: str | None, path: str | None, address: Address | None
     ) -> None:
         view, entry = asked.view, asked.entry
-        policies = view.policy_plan.for_anonymous if entry is None else view.policy_plan.for_keys
         if entry is not None:
-            asked.counters, asked.meters = entry.counters, entry.meters
-        if not policies:
-            return
+            asked.counters, asked.meters, asked.takes_slots = entry.counters, entry.meters, entry.takes_slots
         key = None if entry is None else entry.key
+        environment = Environment.LIVE if key is None else key.environment
+        scopes = () if key is None else key.scopes
+        selection = view.policy_plan.selection(has_key=key is not None, environment=environment, scopes=scopes)
+        if selection.is_empty:
+            return
         facts = Facts(
             tenant_id=view.tenant.id,
-            plan=view.tenant.plan,
-            environment=Environment.LIVE if key is None else key.environment,
+            environment=environment,
             method=method,
             path=path,
             ip=None if address is None else address.counted,
             key_id=None if key is None else key.id,
             customer_id=None if key is None else key.customer_id,
-            scopes=() if key is None else key.scopes,
             attributes=request.attributes,
         )
-        matched = [(counter, policy) for policy in policies if (counter := policy.counter(facts)) is not None]
+        matched = [
+            (counter, policy) for policy in selection.matching(facts) if (counter := policy.counter(facts)) is not None
+        ]
         if matched:
             asked.counters = (*asked.counters, *(counter for counter, _ in matched))
             asked.meters = (*asked.meters, *(policy.meter for _, policy in matched))
+            asked.takes_slots = any(meter.takes_slots for meter in asked.meters)
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 

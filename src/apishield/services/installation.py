@@ -1,7 +1,4 @@
-"""What a first start leaves in the database, and what every later start compares: the secret's check values, the operator.
-
-A node with another master secret could verify no key and would break the audit chain, so it is stopped before it serves.
-"""
+"""The operator's token that a first start makes, when none is given: its digest lies in the database, for all nodes."""
 
 from __future__ import annotations
 
@@ -10,29 +7,10 @@ from typing import Final
 
 from apishield.core.key_manager.format import SecretKind, make_secret
 from apishield.core.key_manager.hashing import digest
-from apishield.errors import ConfigurationError
 from apishield.services.secrets import Secrets
 from apishield.stores.sql.database import Database
 
-_CHECK: Final = "secret_check:"
 _OPERATOR: Final = "operator_token:"
-
-
-async def check_secret(database: Database, secrets: Secrets) -> None:
-    """Raises ``ConfigurationError`` where this is not the secret that the database was made with; notes new versions."""
-    async with database.transaction() as tx:
-        known = {int(name.removeprefix(_CHECK)): value for name, value in (await tx.meta.starting_with(_CHECK)).items()}
-        shared = [version for version in secrets.versions if version in known]
-        wrong = [version for version in shared if known[version] != secrets.check_value(version)]
-        if wrong or (known and not shared):
-            version = wrong[0] if wrong else max(known)
-            raise ConfigurationError(
-                f"APISHIELD_SECRET is not the secret that this database was made with (version {version} differs or is "
-                "missing). Give the one that was used before; to rotate it, put a new version in front and keep the old."
-            )
-        for version in secrets.versions:
-            if version not in known:
-                await tx.meta.put(f"{_CHECK}{version}", secrets.check_value(version))
 
 
 async def ensure_operator(database: Database, secrets: Secrets, entropy: Callable[[int], bytes]) -> str | None:

@@ -43,7 +43,7 @@ class Credential(msgspec.Struct, frozen=True):
 class KeyEntry:
     """A key, made ready to be checked: its counters, its networks, and what a decision tells about it."""
 
-    __slots__ = ("counters", "key", "meters", "networks", "unit_costs", "view")
+    __slots__ = ("counters", "key", "meters", "networks", "takes_slots", "unit_costs", "view")
 
     def __init__(self, key: Key, customer: Customer | None) -> None:
         self.key = key
@@ -60,6 +60,7 @@ class KeyEntry:
         self.counters = tuple(
             Counter(counter_key(key.tenant_id, key.environment, limit, subject), limit) for limit, subject in limits
         )
+        self.takes_slots = any(meter.takes_slots for meter in self.meters)
         self.unit_costs = tuple(1 if meter.unit == "requests" else 0 for meter in self.meters)
 
 
@@ -74,7 +75,7 @@ class TenantView:
         self.secrets: dict[bytes, SecretHash] = {}
         self.customers: dict[str, Customer] = {}
         self.policies: dict[str, Policy] = {}
-        self.policy_plan = PolicyPlan(())
+        self.policy_plan = PolicyPlan(tenant.plan, ())
         self.blocks = Blocklist()
         self.allows = Blocklist()
 
@@ -86,7 +87,9 @@ class Snapshot:
         self, source: SnapshotSource, clock: Clock, peppers: dict[int, bytes], operator_digests: Collection[bytes] = ()
     ) -> None:
         self.sequence = 0
-        self.generation = 0  # changes whenever anything here changes, so that what was derived from it can be kept till then
+        self.generation = (
+            0  # changes whenever anything here changes, so that what was derived from it can be kept till then
+        )
         self.fresh_at_us = 0
         self.operator_blocks = Blocklist()
         self._source = source
@@ -96,7 +99,6 @@ class Snapshot:
         self._tenants: dict[str, TenantView] = {}
         self._credentials: dict[bytes, tuple[Credential, SecretHash]] = {}
         self._digests: dict[str, set[bytes]] = {}
-        self._block_owner: dict[str, str | None] = {}
         self._lock = asyncio.Lock()
         self._shared_catch_up: asyncio.Task[None] | None = None
         self._caught_up_at = 0.0
@@ -163,7 +165,6 @@ class Snapshot:
         self._tenants.clear()
         self._credentials.clear()
         self._digests.clear()
-        self._block_owner.clear()
         self.operator_blocks = Blocklist()
         self._take_in(rows)
         self.sequence = rows.sequence
@@ -227,11 +228,9 @@ class Snapshot:
                 view.customers.pop(change.object_id, None)
             case "policy" if view is not None:
                 if view.policies.pop(change.object_id, None) is not None:
-                    view.policy_plan = PolicyPlan(view.policies.values())
+                    view.policy_plan = PolicyPlan(view.tenant.plan, view.policies.values())
             case "block":
-                owner_id = self._block_owner.pop(change.object_id, None)
-                owner = self._tenants.get(owner_id) if owner_id is not None else None
-                for blocklist in (self.operator_blocks,) if owner is None else (owner.blocks, owner.allows):
+                for blocklist in (self.operator_blocks,) if view is None else (view.blocks, view.allows):
                     blocklist.discard(change.object_id)
             case _:  # of a tenant that is gone itself
                 pass
@@ -248,6 +247,7 @@ class Snapshot:
                 self._tenants[tenant.id] = TenantView(tenant)
             else:
                 view.tenant = tenant
+                view.policy_plan = PolicyPlan(tenant.plan, view.policies.values())
         for customer in rows.customers:
             self._take_customer(customer)
         for key in rows.keys:
@@ -296,7 +296,7 @@ class Snapshot:
                 touched.add(policy.tenant_id)
         for tenant_id in touched:
             view = self._tenants[tenant_id]
-            view.policy_plan = PolicyPlan(view.policies.values())
+            view.policy_plan = PolicyPlan(view.tenant.plan, view.policies.values())
 
     def _take_block(self, block: Block) -> None:
         view = self._tenants.get(block.tenant_id) if block.tenant_id is not None else None
@@ -304,7 +304,6 @@ class Snapshot:
             self.operator_blocks.add(block)
         elif view is not None:
             (view.blocks if block.action == "block" else view.allows).add(block)
-        self._block_owner[block.id] = block.tenant_id
 
 
 def _of_token(token: Token) -> Credential:

@@ -53,7 +53,9 @@ class Access:
             raise ProblemError("token_invalid", f"The credential is unknown, revoked or expired.{hint} {_HOW}")
         view = self._view(credential, named)
         if view.tenant.status != "active":
-            raise ProblemError("tenant_suspended", f"The tenant is {view.tenant.status}. Ask whoever runs this service.")
+            raise ProblemError(
+                "tenant_suspended", f"The tenant is {view.tenant.status}. Ask whoever runs this service."
+            )
         if named is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
@@ -67,7 +69,8 @@ class Access:
         if credential.role is Role.OPERATOR:
             if named is None:
                 raise ProblemError(
-                    "tenant_required", "The operator's token belongs to no tenant. Name one: 'X-APIShield-Tenant: ten_…'."
+                    "tenant_required",
+                    "The operator's token belongs to no tenant. Name one: 'X-APIShield-Tenant: ten_…'.",
                 )
             tenant_id = named.decode("latin-1")
         elif named is not None and named.decode("latin-1") != tenant_id:

@@ -1,0 +1,64 @@
+"""The index of path patterns says what the patterns say one by one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apishield.core.path_index import PathIndex, expression, fault
+
+segments = st.sampled_from(["a", "b", "ab", "v1", "{id}", "{x}", "a*", "*b", "*", "a*b"])
+patterns = st.builds(
+    lambda parts, end: "/" + "/".join(parts) + end,
+    st.lists(segments, min_size=1, max_size=4),
+    st.sampled_from(["", "", "*", "/*", "/"]),
+)
+paths = st.builds(
+    lambda parts: "/" + "/".join(parts),
+    st.lists(st.sampled_from(["a", "b", "ab", "aab", "v1", "7", "axb"]), max_size=5),
+)
+
+
+@given(st.lists(patterns, max_size=12), paths)
+def test_the_index_finds_exactly_the_patterns_that_match(drawn: list[str], path: str) -> None:
+    index: PathIndex[int] = PathIndex()
+    for number, pattern in enumerate(drawn):
+        index.add(pattern, number)
+    one_by_one = [number for number, pattern in enumerate(drawn) if expression(pattern).fullmatch(path) is not None]
+    assert sorted(index.find(path)) == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        ("/orders/{id}", ["/orders/7"], ["/orders", "/orders/7/items", "/Orders/7"]),
+        ("/orders/{id}/items", ["/orders/7/items"], ["/orders/items"]),
+        ("/v1/search*", ["/v1/search", "/v1/searches", "/v1/search/deep/er"], ["/v1/sea"]),
+        ("/v1/*", ["/v1/a", "/v1/a/b"], ["/v1", "/v2/a"]),
+        ("/files/*.png", ["/files/a.png"], ["/files/a/b.png", "/files/a.jpg"]),
+        ("/users/{id}/*", ["/users/7/a/b"], ["/users/7"]),
+        ("/*", ["/", "/a", "/a/b"], []),
+        ("/", ["/"], ["/a"]),
+        ("/a/", ["/a"], ["/a/b"]),
+        ("/a.b", ["/a.b"], ["/axb"]),
+    ],
+)
+def test_patterns_match_as_documented(pattern: str, matching: list[str], other: list[str]) -> None:
+    index: PathIndex[str] = PathIndex()
+    index.add(pattern, pattern)
+    assert [path for path in [*matching, *other] if index.find(path)] == matching
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["orders", "", "/a//b", "/a/../b", "/{", "/{}", "/a{id}", "/{id}x", "/a?b", "/a\\b", "/a\x00", "/" + "a" * 2000],
+)
+def test_a_pattern_that_could_never_match_or_mislead_is_refused_in_words(pattern: str) -> None:
+    assert fault(pattern)
+
+
+@given(patterns)
+def test_patterns_of_the_documented_form_are_accepted(pattern: str) -> None:
+    if "//" not in pattern and "}*" not in pattern:
+        assert fault(pattern) is None
