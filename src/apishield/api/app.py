@@ -1,0 +1,81 @@
+"""The control plane as one ASGI application: the frame, the routes, the documentation.
+
+Owns: putting the parts together, refusing to start with a route that nobody thought about.
+Does not own: the data plane (``dataplane``), which stands in front of it (``asgi``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from apishield import __version__
+from apishield.api import openapi
+from apishield.api.auth import Authorizer
+from apishield.api.middleware.access import AccessMiddleware
+from apishield.api.middleware.bounds import BoundsMiddleware
+from apishield.api.middleware.errors import ErrorMiddleware
+from apishield.api.middleware.request_id import RequestIdMiddleware
+from apishield.api.middleware.security_headers import SecurityHeadersMiddleware
+from apishield.api.origins import HostMiddleware, Origins
+from apishield.api.permissions import permission_of
+from apishield.api.problems import answer_http_error, answer_invalid, answer_problem
+from apishield.api.route import ControlRoute
+from apishield.api.routers import audit, blocks, customers, docs, keys, policies, service, tenants, tokens
+from apishield.api.signup import SignUps
+from apishield.bootstrap import Runtime
+from apishield.core.ids import new_id
+from apishield.errors import ProblemError
+
+ROUTERS = (tenants, tokens, keys, customers, policies, blocks, audit, service, docs)
+
+
+def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) -> FastAPI:
+    """The control plane of ``runtime``.
+
+    ``documented`` is an OpenAPI document of operations that are served in front of it; ``/openapi.json`` shows them too.
+    Raises ``TypeError`` where a route declares no permission.
+    """
+    origins = Origins(runtime.settings)
+    app = FastAPI(
+        title="APIShield",
+        version=__version__,
+        openapi_url=None,  # served by routers.docs, as every route with a permission of its own
+        redirect_slashes=False,  # one spelling a path
+        generate_unique_id_function=lambda route: route.name,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # its logs would carry what requests sent
+        middleware=[
+            Middleware(RequestIdMiddleware, make=lambda: new_id("req", runtime.clock(), runtime.entropy)),
+            Middleware(SecurityHeadersMiddleware),
+            Middleware(AccessMiddleware, metrics=runtime.metrics),
+            Middleware(ErrorMiddleware),
+            Middleware(BoundsMiddleware),
+            Middleware(HostMiddleware, origins=origins),
+        ],
+        exception_handlers={
+            ProblemError: answer_problem,
+            RequestValidationError: answer_invalid,
+            HTTPException: answer_http_error,
+        },
+    )
+    app.state.runtime = runtime
+    app.state.origins = origins
+    app.state.authorizer = Authorizer(runtime, origins)
+    app.state.sign_ups = SignUps(origins, runtime.store, runtime.settings.signup_limit)
+    for module in ROUTERS:
+        app.router.routes.extend(module.router.routes)  # as they are: no prefix, nothing inherited
+    refuse_undeclared(app)
+    openapi.install(app, documented or {})
+    return app
+
+
+def refuse_undeclared(app: FastAPI) -> None:
+    """Raises ``TypeError`` for a route without a permission: it would be open to everybody."""
+    for route in app.routes:
+        if not isinstance(route, ControlRoute) or permission_of(route.endpoint) is None:
+            raise TypeError(f"{getattr(route, 'path', route)!r} declares no permission; add @permit(…)")

@@ -1,0 +1,214 @@
+"""Policies: a limit, whom it applies to, what it counts by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from apishield.api.schemas.common import Changes, Input, Instant, Name, Output, PlanName, Timestamp, example, unchanged
+from apishield.api.schemas.keys import LIMIT_EXAMPLE, Scopes
+from apishield.api.schemas.limits import FIRST_NAME, LimitIn, LimitOut, Units, limit_out
+from apishield.api.times import optional_rfc3339, to_rfc3339
+from apishield.core.model import Mode
+from apishield.core.records import Environment, Match, Override, Policy
+from apishield.services import policies as service
+
+MAX_OVERRIDES = 10_000
+
+Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,20}$")]
+Part = Annotated[str, StringConstraints(pattern=r"^(ip|key|endpoint|tenant|customer|attr:[a-zA-Z0-9_.-]{1,64})$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Attributes = Annotated[dict[Text, Text], Field(max_length=20)]
+Per = Annotated[list[Part], Field(min_length=1, max_length=8, examples=[["ip"], ["key", "endpoint"]])]
+
+
+class MatchIn(Input):
+    """Which checks the policy applies to; what is left away matches all."""
+
+    methods: Annotated[list[Method], Field(max_length=20)] = Field([])
+    path: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern="^/")] | None = Field(
+        None, examples=["/v1/search*"]
+    )
+    caller: Literal["key", "anonymous", "any"] = "any"
+    scopes: Scopes = Field([])
+    plan: PlanName | None = None
+    environment: Literal["live", "test"] | None = None
+    attributes: Attributes = Field({})
+
+    def match(self) -> Match:
+        """The value inside."""
+        return Match(
+            methods=tuple(self.methods),
+            path=self.path,
+            caller=self.caller,
+            scopes=tuple(self.scopes),
+            plan=self.plan,
+            environment=None if self.environment is None else Environment(self.environment),
+            attributes=self.attributes,
+        )
+
+
+class OverrideIn(Input):
+    """Another limit for one subject: exact before wildcard before default."""
+
+    subject: Annotated[dict[Part, Text], Field(min_length=1, max_length=8)]
+    limit: LimitIn
+    expires_at: Instant | None = None
+
+    def override(self) -> Override:
+        """The value inside."""
+        return Override(subject=self.subject, limit=self.limit.limit(FIRST_NAME), expires_at_us=self.expires_at)
+
+
+Overrides = Annotated[list[OverrideIn], Field(max_length=MAX_OVERRIDES)]
+
+
+class PolicyCreate(Input):
+    """A new policy."""
+
+    model_config = example(
+        {"name": "Search per address", "match": {"path": "/v1/search*"}, "per": ["ip"], "limit": "30/minute"}
+    )
+
+    name: Name
+    match: MatchIn = MatchIn()
+    per: Per
+    limit: LimitIn
+    cost: Units = 1
+    mode: Literal["enforce", "shadow"] = "enforce"
+    enabled: bool = True
+    overrides: Overrides = Field([])
+
+    def draft(self) -> service.PolicyDraft:
+        """The value inside."""
+        return service.PolicyDraft(**_inside(dict(self)))
+
+
+class PolicyChanges(Changes):
+    """What changes of a policy. Numbers change under live traffic and keep their state."""
+
+    model_config = example({"limit": "120/minute", "mode": "shadow"})
+
+    name: Name = unchanged()
+    match: MatchIn = unchanged()
+    per: Per = unchanged()
+    limit: LimitIn = unchanged()
+    cost: Units = unchanged()
+    mode: Literal["enforce", "shadow"] = unchanged()
+    enabled: bool = unchanged()
+    overrides: Overrides = unchanged()
+
+    def changes(self) -> service.PolicyChanges:
+        """The value inside."""
+        return service.PolicyChanges(**_inside(self.given()))
+
+
+def _inside(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the fields of a policy have inside."""
+    return {name: _CONVERTED[name](value) if name in _CONVERTED else value for name, value in given.items()}
+
+
+_CONVERTED: Mapping[str, Callable[[Any], Any]] = {
+    "match": MatchIn.match,
+    "per": tuple,
+    "limit": lambda limit: limit.limit(FIRST_NAME),
+    "mode": Mode,
+    "overrides": lambda overrides: tuple(override.override() for override in overrides),
+}
+
+
+class MatchOut(Output):
+    """Which checks the policy applies to."""
+
+    methods: list[str]
+    path: str | None
+    caller: Literal["key", "anonymous", "any"]
+    scopes: list[str]
+    plan: str | None
+    environment: Literal["live", "test"] | None
+    attributes: dict[str, str]
+
+
+class OverrideOut(Output):
+    """Another limit for one subject."""
+
+    subject: dict[str, str]
+    limit: LimitOut
+    expires_at: Timestamp | None
+
+
+class PolicyOut(Output):
+    """A policy."""
+
+    model_config = example(
+        {
+            "id": "pol_06dnd0g2v5v7h3m8k1q0p2r4t6",
+            "name": "anonymous",
+            "match": {
+                "methods": [],
+                "path": None,
+                "caller": "anonymous",
+                "scopes": [],
+                "plan": None,
+                "environment": None,
+                "attributes": {},
+            },
+            "per": ["ip"],
+            "limit": LIMIT_EXAMPLE | {"requests": 60},
+            "cost": 1,
+            "mode": "enforce",
+            "enabled": True,
+            "overrides": [],
+            "created_at": "2026-11-23T14:00:00.123456Z",
+            "updated_at": "2026-11-23T14:00:00.123456Z",
+        }
+    )
+
+    id: str
+    name: str
+    match: MatchOut
+    per: list[str]
+    limit: LimitOut
+    cost: int
+    mode: Literal["enforce", "shadow"]
+    enabled: bool
+    overrides: list[OverrideOut]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+    @classmethod
+    def of(cls, policy: Policy) -> PolicyOut:
+        """How ``policy`` is shown."""
+        match = policy.match
+        return cls.model_validate(
+            {
+                "id": policy.id,
+                "name": policy.name,
+                "match": {
+                    "methods": list(match.methods),
+                    "path": match.path,
+                    "caller": match.caller,
+                    "scopes": list(match.scopes),
+                    "plan": match.plan,
+                    "environment": None if match.environment is None else match.environment.value,
+                    "attributes": match.attributes,
+                },
+                "per": list(policy.per),
+                "limit": limit_out(policy.limit),
+                "cost": policy.cost,
+                "mode": policy.mode.value,
+                "enabled": policy.enabled,
+                "overrides": [
+                    {
+                        "subject": override.subject,
+                        "limit": limit_out(override.limit),
+                        "expires_at": optional_rfc3339(override.expires_at_us),
+                    }
+                    for override in policy.overrides
+                ],
+                "created_at": to_rfc3339(policy.created_at_us),
+                "updated_at": to_rfc3339(policy.updated_at_us),
+            }
+        )
