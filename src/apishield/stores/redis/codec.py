@@ -1,0 +1,149 @@
+"""Checks to the arguments of the script, and its answer to verdicts. The script (``lua/decide.lua``) describes both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+
+import msgspec
+
+from apishield.core.model import (
+    Counter,
+    FixedWindow,
+    Limit,
+    Mode,
+    Outcome,
+    Quota,
+    SlidingWindow,
+    TokenBucket,
+    Verdict,
+)
+from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
+from apishield.stores.redis.script import SHA1, command
+
+Seed = tuple[int, int, int]
+"""A quota's period, as start and end, and the units used in it before."""
+
+_UNSEEDED = 2
+_NO_SEED: Seed = (0, 0, 0)
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[int]).decode
+
+
+class Step(IntEnum):
+    """What the script does with a counter."""
+
+    DECIDE = 0
+    SHADOW = 1
+    DECIDE_OR_PENALIZE = 2
+    FORCE = 3
+    RELEASE = 4
+    RESET = 5
+
+
+class Ask:
+    """One check on its way: what is asked, and who waits for the verdict."""
+
+    __slots__ = ("check_id", "costs", "counters", "seeds", "step", "verdict")
+
+    def __init__(
+        self,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        verdict: asyncio.Future[Verdict],
+        step: Step = Step.DECIDE,
+    ) -> None:
+        self.counters = counters
+        self.costs = costs
+        self.check_id = check_id
+        self.verdict = verdict
+        self.step = step
+        self.seeds: dict[str, Seed] = {}
+
+
+class Unseeded(msgspec.Struct, frozen=True):
+    """The script knows nothing about the quotas of a check in the period around ``now_us``."""
+
+    now_us: int
+
+
+def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
+    """The command that decides ``asks``, whose keys share a slot; ``now_us`` is given only by tests, which own the time."""
+    indexes: dict[str, int] = {}
+    flat: list[int | str] = [now_us, len(asks)]
+    for ask in asks:
+        flat.append(len(ask.counters))
+        for counter, cost in zip(ask.counters, ask.costs, strict=True):
+            key = counter.key
+            index = indexes.get(key)
+            if index is None:
+                index = indexes[key] = len(indexes) + 1
+            flat += (index, *_numbers(counter.limit, ask, cost, key))
+    return command(b"EVALSHA", SHA1, len(indexes), *indexes, _encode(flat))
+
+
+def _numbers(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
+    """Algorithm, step, cost and four parameters."""
+    step = ask.step or _STEPS[limit.mode is Mode.SHADOW, limit.charge_refused]
+    rule = limit.algorithm
+    if isinstance(rule, SlidingWindow):
+        return 2, step, cost, rule.requests, rule.window_us, 0, 0
+    if isinstance(rule, FixedWindow):
+        return 1, step, cost, rule.requests, rule.window_us, 0, 0
+    if isinstance(rule, TokenBucket):
+        return 3, step, cost, rule.requests, rule.window_us, rule.burst, 0
+    if isinstance(rule, Quota):
+        return 5, step, cost, rule.requests, *ask.seeds.get(key, _NO_SEED)
+    return 4, step, cost, rule.requests, rule.timeout_us, ask.check_id, 0
+
+
+_STEPS = {
+    (False, False): Step.DECIDE,
+    (False, True): Step.DECIDE_OR_PENALIZE,
+    (True, False): Step.SHADOW,
+    (True, True): Step.SHADOW,
+}
+
+
+class QuotaCharge(msgspec.Struct, frozen=True):
+    """A quota that a verdict charged, as it stands then."""
+
+    counter_key: str
+    period_start_us: int
+    used: int
+    at_us: int
+
+
+def verdicts(asks: Sequence[Ask], answer: bytes, charges: list[QuotaCharge] | None) -> Iterator[Verdict | Unseeded]:
+    """The answers to ``asks``, in order; adds the quotas that were charged to ``charges``."""
+    numbers = _decode(answer)
+    position = 0
+    for ask in asks:
+        admitted, now_us = numbers[position], numbers[position + 1]
+        position += 2
+        first = position
+        position += 4 * len(ask.counters)
+        if admitted == _UNSEEDED:
+            yield Unseeded(now_us)
+            continue
+        outcomes: list[Outcome] = []
+        for counter, cost in zip(ask.counters, ask.costs, strict=True):
+            fits, x, y, z = numbers[first] == 1, numbers[first + 1], numbers[first + 2], numbers[first + 3]
+            first += 4
+            rule = counter.limit.algorithm
+            if isinstance(rule, SlidingWindow):
+                outcome = sliding_window.outcome(rule, now_us, fits, x, y, z)
+            elif isinstance(rule, FixedWindow):
+                outcome = fixed_window.outcome(rule, now_us, cost, fits, x)
+            elif isinstance(rule, TokenBucket):
+                outcome = token_bucket.outcome(rule, x * rule.window_us + y, cost, fits)
+            elif isinstance(rule, Quota):
+                outcome = quota.outcome(rule, now_us, cost, fits, x, z)
+                if charges is not None and cost and (fits if admitted else counter.limit.charge_refused):
+                    charges.append(QuotaCharge(counter.key, y, x, now_us))
+            else:
+                outcome = concurrency.outcome(rule, now_us, cost, fits, x, y, z)
+            outcomes.append(outcome)
+        yield Verdict(admitted == 1, now_us, outcomes)

@@ -1,0 +1,50 @@
+-- Fixed window; the twin of core/rate_limiter/fixed_window.py. Stored: window, end, used, seen.
+local fixed_window = {}
+algorithms[1] = fixed_window
+
+function fixed_window.read(key)
+  local s = { window = 0, ends = 0, used = 0, seen = 0 }
+  local raw = redis.call('GET', key)
+  if raw then
+    s.window, s.ends, s.used, s.seen = struct.unpack('<dddd', raw)
+  end
+  return s
+end
+
+function fixed_window.adopt(s, now, requests, window)
+  s.requests = requests
+  if s.window ~= window then
+    if s.used > 0 then
+      if now >= s.ends then s.used = 0 end
+      s.ends = s.seen - s.seen % window + window
+      s.dirty = true
+    end
+    s.window = window
+  end
+end
+
+function fixed_window.fits(s, now, cost)
+  return (now < s.ends and s.used or 0) + cost <= s.requests or cost == 0
+end
+
+function fixed_window.charge(s, now, cost)
+  if now < s.ends then
+    s.used = s.used + cost
+  else
+    s.used, s.ends = cost, now - now % s.window + s.window
+  end
+  s.seen, s.dirty = now, true
+end
+
+function fixed_window.penalize(s, now, cost)
+  local left = s.requests - (now < s.ends and s.used or 0)
+  if left > 0 then fixed_window.charge(s, now, math.min(cost, left)) end
+end
+
+function fixed_window.report(s, now)
+  return now < s.ends and s.used or 0, 0, 0
+end
+
+function fixed_window.write(s)
+  keep(s.key, struct.pack('<dddd', s.window, s.ends, s.used, s.seen), s.ends)
+end

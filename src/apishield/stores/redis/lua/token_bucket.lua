@@ -1,0 +1,68 @@
+-- Token bucket; the twin of core/rate_limiter/token_bucket.py. Stored: window, requests, used, part, seen;
+-- what is missing from the full bucket is `used` tokens and part/window of one.
+local token_bucket = {}
+algorithms[3] = token_bucket
+
+function token_bucket.read(key)
+  local s = { window = 0, requests = 0, used = 0, part = 0, seen = 0 }
+  local raw = redis.call('GET', key)
+  if raw then
+    s.window, s.requests, s.used, s.part, s.seen = struct.unpack('<ddddd', raw)
+  end
+  return s
+end
+
+-- What is missing at `now`, after the refill since the last charge.
+local function missing(s, now)
+  if s.used == 0 and s.part == 0 then return 0, 0 end
+  local whole, part = multiply_and_divide(now - s.seen, s.requests, s.window)
+  local used = s.used - whole
+  part = s.part - part
+  if part < 0 then used, part = used - 1, part + s.window end
+  if used < 0 then return 0, 0 end
+  return used, part
+end
+
+function token_bucket.adopt(s, now, requests, window, burst)
+  s.burst = burst
+  if s.requests == requests and s.window == window then return end
+  if s.window > 0 then
+    local used, part = missing(s, now)
+    if s.window ~= window then
+      local whole, rest = multiply_and_divide(part, window, s.window)
+      part = rest > 0 and whole + 1 or whole
+      if part == window then used, part = used + 1, 0 end
+    end
+    s.used, s.part, s.seen, s.dirty = used, part, now, true
+  end
+  s.requests, s.window = requests, window
+end
+
+function token_bucket.fits(s, now, cost)
+  local used, part = missing(s, now)
+  return used + cost + (part > 0 and 1 or 0) <= s.burst or cost == 0
+end
+
+function token_bucket.charge(s, now, cost)
+  local used, part = missing(s, now)
+  s.used, s.part, s.seen, s.dirty = used + cost, part, now, true
+end
+
+function token_bucket.penalize(s, now, cost)
+  local used, part = missing(s, now)
+  if used + cost >= s.burst then
+    cost = math.max(0, s.burst - used)
+    if used < s.burst then part = 0 end
+  end
+  s.used, s.part, s.seen, s.dirty = used + cost, part, now, true
+end
+
+function token_bucket.report(s, now)
+  local used, part = missing(s, now)
+  return used, part, 0
+end
+
+function token_bucket.write(s)
+  local full_us = s.seen + math.ceil((s.used * s.window + s.part) / s.requests)
+  keep(s.key, struct.pack('<ddddd', s.window, s.requests, s.used, s.part, s.seen), full_us)
+end

@@ -1,0 +1,204 @@
+"""Counters in Redis, shared by all nodes: one script call decides the checks of a loop turn.
+
+Owns: batching, the time-out, what a server's error means, seeding quotas.
+Does not own: how limits decide (``lua/``), connections (``link``, ``servers``), what to do without Redis (``stores.failover``).
+
+The checks that come in during one turn of the event loop go out together when it ends: those of one tenant as one call of
+up to 64 verdicts, the calls of the turn in one write. A call that timed out may have run; its charges stand, and it
+is never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+
+from apishield.core.counter_keys import hash_tag
+from apishield.core.model import Concurrency, Counter, Quota, Verdict
+from apishield.core.ports import Clock, QuotaLedger
+from apishield.core.rate_limiter.quota import period_of
+from apishield.errors import StoreUnavailable
+from apishield.stores.memory import load_used
+from apishield.stores.redis.codec import Ask, QuotaCharge, Step, Unseeded, evaluate, verdicts
+from apishield.stores.redis.servers import Servers, connect
+
+VERDICTS_A_CALL = 64
+COUNTERS_A_CALL = 256  # keeps a call within about a millisecond of Redis
+MAX_RESENT = 3
+STUCK_AFTER_SECONDS = 1.0
+
+
+class RedisStore:
+    """A ``CounterStore`` in Redis 6.2 or later: one server, Sentinel (``redis+sentinel://``) or Cluster (``redis+cluster://``).
+
+    Decides by the server's time. ``test_clock`` replaces it, for tests that own the time; the keys then live a minute longer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ledger: QuotaLedger | None = None,
+        *,
+        timeout_ms: int = 50,
+        test_clock: Clock | None = None,
+    ) -> None:
+        self.servers: Servers = connect(url)
+        self.timeout_seconds = timeout_ms / 1000
+        self._ledger = ledger
+        self._test_clock = test_clock
+        self._asked: list[Ask] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check, together with all others of this turn of the event loop (port ``CounterStore``)."""
+        if not counters:
+            return Verdict(True, self._test_clock() if self._test_clock else time.time_ns() // 1000, [])
+        return self._submit(counters, costs, check_id, Step.DECIDE)
+
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> Verdict:
+        """Charges even past the limits: what was used already must count (port ``CounterStore``)."""
+        return await self._submit(counters, costs, "", Step.FORCE)
+
+    async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
+        """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
+        slots = [
+            (counter, cost)
+            for counter, cost in zip(counters, costs, strict=True)
+            if isinstance(counter.limit.algorithm, Concurrency)
+        ]
+        if slots:
+            await self._submit([counter for counter, _ in slots], [cost for _, cost in slots], check_id, Step.RELEASE)
+
+    async def reset(self, counters: Sequence[Counter]) -> None:
+        """Forgets the state of ``counters`` (port ``CounterStore``)."""
+        if counters:
+            await self._submit(counters, [0] * len(counters), "", Step.RESET)
+
+    async def close(self) -> None:
+        """Lets go of connections; whoever still waits gets ``StoreUnavailable``."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.servers.close()
+
+    def resolve(self, asks: Sequence[Ask], answer: bytes) -> None:
+        """Hands out the verdicts of ``answer``, and tells the ledger of the quotas that were charged."""
+        charges: list[QuotaCharge] | None = None if self._ledger is None else []
+        for ask, verdict in zip(asks, verdicts(asks, answer, charges), strict=True):
+            if isinstance(verdict, Unseeded):
+                self._seed_later(ask, verdict.now_us)
+            elif not ask.verdict.done():
+                ask.verdict.set_result(verdict)
+        if self._ledger is not None and charges:
+            for charge in charges:
+                self._ledger.note(charge.counter_key, charge.period_start_us, charge.used, charge.at_us)
+
+    def _submit(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, step: Step
+    ) -> asyncio.Future[Verdict]:
+        loop = asyncio.get_running_loop()
+        ask = Ask(counters, costs, check_id, loop.create_future(), step)
+        self._put(ask, loop)
+        return ask.verdict
+
+    def _put(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._asked:
+            loop.call_soon(self._flush)
+        self._asked.append(ask)
+
+    def _flush(self) -> None:
+        """Sends what was asked in this turn."""
+        asks, self._asked = self._asked, []
+        groups: dict[str, list[Ask]] = {}
+        for ask in asks:
+            groups.setdefault(hash_tag(ask.counters[0].key), []).append(ask)
+        now_us = self._test_clock() if self._test_clock else 0
+        for group in groups.values():
+            for batch in _chunks(group):
+                _Batch(self, batch, now_us).send()
+
+    def _seed_later(self, ask: Ask, now_us: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._seed(ask, now_us))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _seed(self, ask: Ask, now_us: int) -> None:
+        """Tells the script what the ledger knows, and asks again."""
+        rules = {counter.key: counter.limit.algorithm for counter in ask.counters}
+        periods = {key: period_of(rule, now_us) for key, rule in rules.items() if isinstance(rule, Quota)}
+        try:
+            used = {} if self._ledger is None else await load_used(self._ledger, periods)
+        except StoreUnavailable as error:
+            if not ask.verdict.done():
+                ask.verdict.set_exception(error)
+            return
+        ask.seeds = {key: (start_us, end_us, used.get(key, 0)) for key, (start_us, end_us) in periods.items()}
+        self._put(ask, asyncio.get_running_loop())
+
+
+class _Batch:
+    """Checks on their way as one call (a ``Call``)."""
+
+    __slots__ = ("_asks", "_command", "_is_open", "_resent", "_store", "_timer")
+
+    def __init__(self, store: RedisStore, asks: Sequence[Ask], now_us: int) -> None:
+        self._store = store
+        self._asks = asks
+        self._command = evaluate(asks, now_us)
+        self._resent = 0
+        self._is_open = True
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(store.timeout_seconds, self._time_out)
+
+    def send(self) -> None:
+        """Sends the call; it is over when it is answered, lost, or out of time."""
+        self._store.servers.send(self._key, self._command, self)
+
+    @property
+    def _key(self) -> str:
+        return self._asks[0].counters[0].key
+
+    def answered(self, reply: object) -> None:
+        """Hands out the verdicts, unless their time is over."""
+        if not self._is_open:
+            return
+        if isinstance(reply, bytes):
+            self._close()
+            self._store.resolve(self._asks, reply)
+            return
+        self._resent += 1
+        if self._resent > MAX_RESENT or not self._store.servers.resend(self._key, self._command, self, str(reply)):
+            self.lost(StoreUnavailable(f"Redis answered: {reply}"))
+
+    def lost(self, error: StoreUnavailable) -> None:
+        """Tells all who wait."""
+        if self._is_open:
+            self._close()
+            for ask in self._asks:
+                if not ask.verdict.done():
+                    ask.verdict.set_exception(error)
+
+    def _time_out(self) -> None:
+        self.lost(StoreUnavailable(f"Redis did not answer within {self._store.timeout_seconds * 1000:.0f} ms."))
+        self._store.servers.give_up_if_silent(self._key, STUCK_AFTER_SECONDS)
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._timer.cancel()
+
+
+def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+    """``asks`` in order, in pieces that keep Redis busy for about a millisecond."""
+    chunk: list[Ask] = []
+    counters = 0
+    for ask in asks:
+        if chunk and (len(chunk) == VERDICTS_A_CALL or counters + len(ask.counters) > COUNTERS_A_CALL):
+            yield chunk
+            chunk, counters = [], 0
+        chunk.append(ask)
+        counters += len(ask.counters)
+    if chunk:
+        yield chunk
