@@ -183,6 +183,9 @@ def _service_guard(options: ProtectionOptions, on_error: OnError) -> Guard:
 def _local_guard(options: ProtectionOptions, on_error: OnError) -> Guard:
     from apishield.integrations.local import LocalGuard  # noqa: PLC0415  the algorithms, likewise
 
+    cost = options.get("cost", 1)
+    if isinstance(cost, Mapping):
+        raise ConfigurationError(f"cost is {cost!r}; a limit without a service counts requests, so give an integer.")
     limit = options["limit"]
     return LocalGuard(
         [limit] if isinstance(limit, str) else list(limit),
