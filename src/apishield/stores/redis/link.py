@@ -16,9 +16,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from apishield.errors import StoreUnavailable
+from apishield.stores.redis.connection import CONNECT_TIMEOUT_SECONDS, NewConnection
 from apishield.stores.redis.script import SCRIPT, command
 
-CONNECT_TIMEOUT_SECONDS = 1.0
 _LOST = "The connection to Redis was lost."
 _ASKING = command(b"ASKING")
 _LOAD_SCRIPT = command(b"SCRIPT", b"LOAD", SCRIPT)
@@ -98,9 +98,7 @@ class Link(asyncio.Protocol):
 class Node:
     """One Redis, connected when it is first needed and again whenever it went away."""
 
-    def __init__(
-        self, new_connection: Callable[[], AbstractConnection], on_unreachable: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, new_connection: NewConnection, on_unreachable: Callable[[], None] = lambda: None) -> None:
         self._new_connection = new_connection
         self._on_unreachable = on_unreachable
         self._link: Link | None = None

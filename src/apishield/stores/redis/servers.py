@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisClusterException, RedisError
 
-from apishield.errors import ConfigurationError, StoreUnavailable
-from apishield.stores.redis.link import CONNECT_TIMEOUT_SECONDS, Call, Node
+from apishield.errors import StoreUnavailable
+from apishield.stores.redis.connection import (
+    CONNECT_TIMEOUT_SECONDS,
+    NewConnection,
+    connections,
+    new_cluster,
+    no_retry,
+    parse_address,
+)
+from apishield.stores.redis.link import Call, Node
 
 _MAP_PAUSE_SECONDS = 0.2
-SCHEMES = (
-    "redis://, rediss:// (TLS), unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://"
-)
 
 
 class Servers(Protocol):
@@ -49,7 +51,7 @@ class Servers(Protocol):
 class SingleServer:
     """One server, or whatever ``new_connection`` leads to (Sentinel: the primary of the moment)."""
 
-    def __init__(self, new_connection: Callable[[], AbstractConnection]) -> None:
+    def __init__(self, new_connection: NewConnection) -> None:
         self._node = Node(new_connection)
 
     def send(self, key: str, command: bytes, call: Call) -> None:
@@ -143,7 +145,7 @@ class Cluster:
             where = ClusterNode(host, port, **options)
 
             def new_connection() -> AbstractConnection:
-                return where.connection_class(**where.connection_kwargs, retry=_no_retry())
+                return where.connection_class(**where.connection_kwargs, retry=no_retry())
 
             node = self._nodes[host, port] = Node(new_connection, on_unreachable=self._map_again)
         return node
@@ -175,91 +177,9 @@ class Cluster:
             self._map_again()
 
 
-def connect(url: str) -> Servers:
-    """The servers that ``url`` names, not connected yet. Raises ``ConfigurationError`` where it can't be read.
-
-    ``redis+sentinel://[user:password@]host:port,host:port/service[/database]`` asks these sentinels for the primary;
-    ``redis+cluster://host:port,host:port`` reads the map of slots from one of these nodes. ``rediss`` in place of ``redis`` is
-    TLS; options such as ``?ssl_ca_certs=/etc/ca.pem`` are redis-py's.
-    """
-    scheme, _, rest = url.partition("://")
-    transport, _, topology = scheme.partition("+")
-    try:
-        if transport not in ("redis", "rediss", "unix") or (transport == "unix" and topology):
-            raise ValueError(f"{scheme!a} is not a scheme that is known; use {SCHEMES}")
-        hosts, path = _hosts(urlsplit(f"redis://{rest}").netloc), urlsplit(f"redis://{rest}").path
-        match topology:
-            case "":
-                return SingleServer(_single(url))
-            case "cluster":
-                return Cluster(_cluster(url.replace(scheme, transport, 1), hosts))
-            case "sentinel":
-                return SingleServer(_sentinel(transport, rest, hosts, path))
-        raise ValueError(f"{scheme!a} is not a scheme that is known; use {SCHEMES}")
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"REDIS_URL can't be used: {error}.") from error
-
-
-def _options(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
-    """How redis-py connects to ``url``, never trying twice and with answers of RESP 2 in bytes."""
-    options: dict[str, Any] = dict(parse_url(url))
-    options |= {"protocol": 2, "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "client_name": "apishield"}
-    return options.pop("connection_class", Connection), options
-
-
-def _no_retry() -> Retry:
-    return Retry(NoBackoff(), 0)
-
-
-def _single(url: str) -> Callable[[], AbstractConnection]:
-    connection_class, options = _options(url)
-    return lambda: connection_class(**options, retry=_no_retry())
-
-
-def _cluster(url: str, hosts: list[tuple[str, int]]) -> Callable[[], RedisCluster]:
-    connection_class, options = _options(_with_host(url, hosts[0]))
-    for name in ("host", "port", "db"):
-        options.pop(name, None)
-    options["ssl"] = issubclass(connection_class, SSLConnection)
-
-    def new_cluster() -> RedisCluster:
-        nodes = [ClusterNode(host, port) for host, port in hosts]
-        return RedisCluster(startup_nodes=nodes, retry=_no_retry(), **options)
-
-    return new_cluster
-
-
-def _sentinel(transport: str, rest: str, hosts: list[tuple[str, int]], path: str) -> Callable[[], AbstractConnection]:
-    service, _, database = path.strip("/").partition("/")
-    if not service:
-        raise ValueError("the path names no service; write redis+sentinel://host:26379/mymaster")
-    connection_class, options = _options(_with_host(f"{transport}://{rest}", hosts[0]).replace(path, f"/{database}", 1))
-    for name in ("host", "port"):
-        options.pop(name, None)
-    sentinel_options = {
-        name.removeprefix("sentinel_"): options.pop(name) for name in list(options) if name.startswith("sentinel_")
-    }
-    options["ssl"] = issubclass(connection_class, SSLConnection)
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        hosts,
-        sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_SECONDS, "retry": _no_retry(), **sentinel_options},
-        retry=_no_retry(),
-        **options,
-    )
-    primary = sentinel.master_for(service)
-    new_connection: Callable[[], AbstractConnection] = primary.connection_pool.make_connection
-    return new_connection
-
-
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts and ports of ``[user:password@]host:port,host:port``."""
-    split = [urlsplit(f"//{host}") for host in netloc.rpartition("@")[2].split(",")]
-    return [(part.hostname or "localhost", part.port or 6379) for part in split]
-
-
-def _with_host(url: str, host: tuple[str, int]) -> str:
-    """``url`` with this one host in place of its list of them."""
-    parts = urlsplit(url)
-    user, at, _ = parts.netloc.rpartition("@")
-    name = f"[{host[0]}]" if ":" in host[0] else host[0]
-    return parts._replace(netloc=f"{user}{at}{name}:{host[1]}").geturl()
+def servers_of(url: str) -> Servers:
+    """The servers that ``url`` names, not connected yet. Raises ``ConfigurationError`` where it can't be read."""
+    address = parse_address(url)
+    if address.topology == "cluster":
+        return Cluster(lambda: new_cluster(address))
+    return SingleServer(connections(address))

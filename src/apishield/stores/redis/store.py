@@ -21,7 +21,7 @@ from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import StoreUnavailable
 from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import Ask, QuotaCharge, Step, Unseeded, evaluate, verdicts
-from apishield.stores.redis.servers import Servers, connect
+from apishield.stores.redis.servers import Servers, servers_of
 
 VERDICTS_A_CALL = 64
 COUNTERS_A_CALL = 256  # keeps a call within about a millisecond of Redis
@@ -43,7 +43,7 @@ class RedisStore:
         timeout_ms: int = 50,
         test_clock: Clock | None = None,
     ) -> None:
-        self.servers: Servers = connect(url)
+        self.servers: Servers = servers_of(url)
         self.timeout_seconds = timeout_ms / 1000
         self._ledger = ledger
         self._test_clock = test_clock
