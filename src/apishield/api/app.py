@@ -47,7 +47,6 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
         version=__version__,
         openapi_url=None,  # served by routers.docs, as every route with a permission of its own
         redirect_slashes=False,  # one spelling a path
-        generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # its logs would carry what requests sent
         middleware=[
             Middleware(RequestIdMiddleware, make=lambda: new_id("req", runtime.clock(), runtime.entropy)),

@@ -7,16 +7,18 @@ its own, with ``errors``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from http import HTTPStatus
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from apishield.api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from apishield.api.permissions import Permission, permission_of
 from apishield.api.problems import MEDIA_TYPE
-from apishield.api.schemas.common import EXAMPLE_REQUEST_ID, ProblemOut
+from apishield.api.schemas.common import EXAMPLE_REQUEST_ID, Input, Output, ProblemOut
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
 
 DESCRIPTION = """
@@ -84,7 +86,7 @@ def install(app: FastAPI, documented: Mapping[str, Any]) -> None:
             made.update(build(app, documented))
         return made
 
-    app.openapi = document  # type: ignore[method-assign]  FastAPI's documented way to extend the document
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
 
 
 def build(app: FastAPI, documented: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def build(app: FastAPI, documented: Mapping[str, Any]) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for generated in ("HTTPValidationError", "ValidationError"):
         schemas.pop(generated, None)
+    _restore_examples(schemas)
     problem = ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(problem.pop("$defs"))
     schemas["Problem"] = problem
@@ -126,7 +129,7 @@ def _complete(
     operation["security"] = [] if permission is Permission.PUBLIC else [{"token": []}]
     if permission is Permission.SIGN_UP:
         operation["security"].append({})
-    declared = [code for response in operation["responses"].values() for code in response.pop(_CODES, ())]
+    declared = [code for response in operation["responses"].values() for code in response.get(_CODES, ())]
     codes = sorted({*declared, *_implied(operation, method, permission)}, key=_ORDER.__getitem__)
     parameters = operation.setdefault("parameters", [])
     if permission is not Permission.PUBLIC:
@@ -136,14 +139,19 @@ def _complete(
             parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
     if not parameters:
         del operation["parameters"]
-    kept = {status: response for status, response in operation["responses"].items() if int(status) < 400}
-    for response in kept.values():
+    kept = {
+        status: response
+        for status, response in operation["responses"].items()
+        if _CODES not in response and status != "422"  # FastAPI's own, which is not how we answer
+    }
+    for status, response in kept.items():
+        response["description"] = HTTPStatus(int(status)).phrase
         response["headers"] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
-    for status in sorted({PROBLEMS[code].status for code in codes}):
-        of_status = [code for code in codes if PROBLEMS[code].status == status]
+    for refusal in sorted({PROBLEMS[code].status for code in codes}):
+        of_status = [code for code in codes if PROBLEMS[code].status == refusal]
         name = ".".join(of_status)
         responses.setdefault(name, problem_response(of_status))
-        kept[str(status)] = {"$ref": f"#/components/responses/{name}"}
+        kept[str(refusal)] = {"$ref": f"#/components/responses/{name}"}
     operation["responses"] = kept
     for content in _json_contents(operation):
         if "example" not in content and "examples" not in content:
@@ -204,6 +212,20 @@ def _json_contents(operation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         content = body.get("content", {}).get("application/json")
         if content is not None:
             yield content
+
+
+def _restore_examples(schemas: Mapping[str, dict[str, Any]]) -> None:
+    """Puts the examples of the models back: FastAPI leaves out what is ``null`` in them."""
+    for model in (*_models(Input), *_models(Output)):
+        schema = schemas.get(model.__name__, {})
+        if "examples" in schema:
+            schema["examples"] = cast(Mapping[str, Any], model.model_config["json_schema_extra"])["examples"]
+
+
+def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
 
 
 def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Any:

@@ -60,11 +60,11 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         case 404:
             problem = ProblemError("not_found", f"There is no {request.url.path}. The paths are listed at /docs.")
         case 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = ", ".join(_methods_at(request))
             problem = ProblemError(
                 "method_not_allowed",
-                f"{request.method} is not possible on {request.url.path}. Possible: {allowed}.",
-                headers=error.headers,
+                f"{request.method[:10]} is not possible on {request.url.path}. Possible: {allowed}.",
+                headers={"Allow": allowed},
             )
         case 413:
             problem = ProblemError("body_too_large", "The body is over 1 MiB. Send less at once.")
@@ -73,6 +73,12 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         case _:
             problem = ProblemError("internal", "The request could not be served.")
     return problem_response(request.scope, problem)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """All methods of a path: the router stops at the first route that has it, which knows only its own."""
+    routes: list[Any] = request.app.routes
+    return sorted({method for route in routes if route.path_regex.match(request.url.path) for method in route.methods})
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from email.message import Message
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
@@ -44,7 +44,8 @@ class ControlRoute(APIRoute):
         """The endpoint, with all that belongs around it."""
         run = super().get_route_handler()
         permission = permission_of(self.endpoint)
-        takes_body, optional_body = self.body_field is not None, not getattr(self.body_field, "required", True)
+        takes_body = self.body_field is not None
+        needs_body = self.body_field is not None and self.body_field.field_info.is_required()
         template = self.path_format
 
         async def serve(request: Request) -> Response:
@@ -55,7 +56,7 @@ class ControlRoute(APIRoute):
             set_actor(request.scope, actor)
             prepared = ReadRequest(request.scope, request.receive)
             raw = await prepared.body()
-            if takes_body and (raw or not optional_body):
+            if needs_body or (takes_body and raw):
                 check_media_type(request.headers.get("content-type", ""))
                 prepared.decoded = strict_json.decode(raw)
 
@@ -71,6 +72,11 @@ class ControlRoute(APIRoute):
             )
 
         return serve
+
+
+def control_router(tag: str) -> APIRouter:
+    """A router whose operations are listed under ``tag`` and named as their functions are."""
+    return APIRouter(route_class=ControlRoute, tags=[tag], generate_unique_id_function=lambda route: route.name)
 
 
 def check_media_type(content_type: str) -> None:

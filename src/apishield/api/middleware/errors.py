@@ -40,8 +40,8 @@ class ErrorMiddleware:
             log.exception("request.failed", method=scope["method"], path=scope["path"], request_id=request_id)
             if started:
                 raise
-            problem = ProblemError(
+            failure = ProblemError(
                 "internal",
                 f"The request failed on our side. Give request_id {request_id} to whoever runs this service.",
             )
-            await problem_response(scope, problem)(scope, receive, send)
+            await problem_response(scope, failure)(scope, receive, send)

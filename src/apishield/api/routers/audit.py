@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from apishield.api.auth import CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import InstantQuery, PageParameters, Search, page_of
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.audit import AuditEntryOut
 from apishield.api.schemas.common import PageOf
 
-router = APIRouter(route_class=ControlRoute, tags=["Audit"])
+router = control_router("Audit")
 
 
 @router.get("/v1/audit-log", responses=errors("invalid_cursor"))

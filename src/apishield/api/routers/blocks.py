@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from apishield.api.auth import CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import AllowId, BlockId, PageParameters, Search, page_of
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.blocks import BlockCreate, BlockOut
 from apishield.api.schemas.common import PageOf
 
-router = APIRouter(route_class=ControlRoute, tags=["Blocks"])
+router = control_router("Blocks")
 
 Active = Annotated[Literal["true", "false"] | None, Query(description="Whether it still holds.")]
 Source = Annotated[Literal["manual", "auto"] | None, Query()]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from apishield.api.auth import CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import CustomerId, PageParameters, Search, page_of
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.common import PageOf
 from apishield.api.schemas.customers import CustomerChanges, CustomerCreate, CustomerOut
 
-router = APIRouter(route_class=ControlRoute, tags=["Customers"])
+router = control_router("Customers")
 
 
 @router.post("/v1/customers", status_code=201, responses=errors("conflict", "invalid_limit", "ceiling_reached"))

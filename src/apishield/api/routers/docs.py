@@ -6,14 +6,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from starlette.responses import JSONResponse
 
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute
+from apishield.api.route import control_router
 from apishield.errors import ProblemError
 
-router = APIRouter(route_class=ControlRoute, tags=["Service"])
+router = control_router("Service")
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from apishield.api.auth import CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import KeyId, PageParameters, Search, page_of
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.common import PageOf
 from apishield.api.schemas.keys import (
     CreatedKeyOut,
@@ -25,7 +25,7 @@ from apishield.api.schemas.usage import KeyUsageOut
 from apishield.core.key_manager.lifecycle import Status
 from apishield.core.records import KeyKind
 
-router = APIRouter(route_class=ControlRoute, tags=["Keys"])
+router = control_router("Keys")
 
 
 @router.post("/v1/keys", status_code=201, responses=errors("invalid_limit", "ceiling_reached"))

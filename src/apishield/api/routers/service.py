@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import platform
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from apishield import __version__
 from apishield.api.auth import Authorizer
 from apishield.api.openapi import errors
 from apishield.api.origins import Origins
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.readiness import reasons_against
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.service import LiveOut, ReadyOut, VersionOut
 from apishield.errors import ProblemError
 
-router = APIRouter(route_class=ControlRoute, tags=["Service"])
+router = control_router("Service")
 
 
 @router.get("/livez")
@@ -25,11 +26,11 @@ async def get_liveness() -> LiveOut:
     return LiveOut(status="ok")
 
 
-@router.get("/readyz", responses={503: {"model": ReadyOut, "description": "Not ready"}} | errors("token_invalid"))
+@router.get("/readyz", responses={**errors("token_invalid"), 503: {"model": ReadyOut}})
 @permit(Permission.PUBLIC)
 async def get_readiness(request: Request, response: Response, runtime: CurrentRuntime) -> ReadyOut:
     """Whether this node should get traffic. The reasons are for this machine and for the operator's token."""
-    reasons = await runtime.readiness()
+    reasons = await reasons_against(runtime)
     response.status_code = 503 if reasons else 200
     shown = reasons if await _may_look_inside(request) else None
     return ReadyOut(status="not_ready" if reasons else "ready", reasons=shown)
@@ -38,8 +39,10 @@ async def get_readiness(request: Request, response: Response, runtime: CurrentRu
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
-    | errors("token_missing", "token_invalid"),
+    responses={
+        **errors("token_missing", "token_invalid"),
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
 )
 @permit(Permission.PUBLIC)
 async def get_metrics(request: Request, runtime: CurrentRuntime) -> Response:

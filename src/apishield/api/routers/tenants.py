@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from apishield.api.auth import CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import PageParameters, TenantId, page_of
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.common import PageOf
 from apishield.api.schemas.keys import CreatedKeyOut
 from apishield.api.schemas.tenants import CreatedTenantOut, OwnTenantChanges, TenantChanges, TenantCreate, TenantOut
@@ -16,7 +16,7 @@ from apishield.api.signup import SignUps
 from apishield.services import tenants as service
 from apishield.services.base import tenant_of
 
-router = APIRouter(route_class=ControlRoute, tags=["Tenants"])
+router = control_router("Tenants")
 
 
 @router.post("/v1/tenants", status_code=201, responses=errors("signup_closed", "signup_rate_limited", "token_invalid"))

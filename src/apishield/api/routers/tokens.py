@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from apishield.api.auth import CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import PageParameters, TokenId, page_of
 from apishield.api.permissions import Permission, permit
-from apishield.api.route import ControlRoute, CurrentRuntime
+from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.common import PageOf
 from apishield.api.schemas.tokens import CreatedTokenOut, TokenCreate, TokenOut
 from apishield.core.records import Role
 
-router = APIRouter(route_class=ControlRoute, tags=["Tokens"])
+router = control_router("Tokens")
 
 
 @router.post("/v1/tokens", status_code=201, responses=errors("ceiling_reached"))

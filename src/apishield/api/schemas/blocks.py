@@ -37,17 +37,14 @@ class BlockCreate(Input):
 
     def draft(self, action: Literal["block", "allow"]) -> BlockDraft:
         """The value inside. Raises ``validation_failed`` where nothing, or more than one thing, is named."""
-        given: list[tuple[Kind, Any]] = [
-            (kind, value)
-            for kind, value in (
-                ("ip", self.ip),
-                ("cidr", self.cidr),
-                ("key_id", self.key_id),
-                ("country", self.country),
-                ("asn", self.asn),
-            )
-            if value is not None
-        ]
+        subjects: dict[Kind, str | int | None] = {
+            "ip": self.ip,
+            "cidr": self.cidr,
+            "key_id": self.key_id,
+            "country": self.country,
+            "asn": self.asn,
+        }
+        given = [(kind, value) for kind, value in subjects.items() if value is not None]
         if len(given) != 1:
             message = f"give exactly one of {', '.join(KINDS)}"
             faults = [Fault(f"/{kind}", message) for kind, _ in given[1:]] or [Fault("", message)]

@@ -168,13 +168,12 @@ class ShortQuota(Input):
 
     def limits(self) -> list[Limit]:
         """The values inside."""
-        given = {"month": self.monthly_requests, "day": self.daily_requests}
-        return [
-            limit
-            for period, requests in given.items()
-            if requests is not None
-            for limit in QuotaLimit(period=period, limit=requests).limits()
-        ]
+        quotas = []
+        if self.monthly_requests is not None:
+            quotas += QuotaLimit(period="month", limit=self.monthly_requests).limits()
+        if self.daily_requests is not None:
+            quotas += QuotaLimit(period="day", limit=self.daily_requests).limits()
+        return quotas
 
 
 def _quota_form(value: Any) -> str | None:
