@@ -32,3 +32,9 @@ async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Datab
     await database.migrate()
     yield database
     await database.close()
+
+
+def plain_url(database: Database) -> str:
+    """The URL of a database as an operator would write it."""
+    url = database.url
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=False)

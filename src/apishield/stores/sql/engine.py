@@ -34,7 +34,7 @@ def read_url(text: str) -> URL:
     """A URL as operators write it, with the driver filled in. Raises ``ConfigurationError`` without its password."""
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         message = f"{VARIABLE} is not a URL like postgresql://user:password@host:5432/apishield or sqlite:///path"
         raise ConfigurationError(message) from None
     dialect = url.drivername.partition("+")[0]
