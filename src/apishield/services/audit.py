@@ -54,9 +54,7 @@ class AuditService(Service):
         ``action`` may end in ``*``, as in ``key.*``; ``to_us`` is the first instant that is left out.
         """
         faults = Faults()
-        for name, text in (("actor", actor_id), ("action", action), ("target", target)):
-            if text is not None:
-                faults.text(f"?{name}", text)
+        faults.sought(actor=actor_id, action=action, target=target)
         faults.raise_any()
         chain = actor.tenant_id or SERVICE_CHAIN if actor.role is Role.OPERATOR else tenant_of(actor)
         async with self._database.read() as tx:

@@ -60,6 +60,12 @@ class Faults:
         elif not value.isprintable() or value != value.strip():
             self.add(pointer, "must be printable, on one line, without blanks around it")
 
+    def sought(self, **filters: str | None) -> None:
+        """Texts of a query that are looked for as they are, by the names of their parameters."""
+        for name, value in filters.items():
+            if value is not None and not (len(value) <= MAX_NAME_CHARACTERS and value.isprintable()):
+                self.add(f"?{name}", f"must be printable and have at most {MAX_NAME_CHARACTERS} characters")
+
     def instant(self, pointer: str, value_us: int | None, *, now_us: int) -> None:
         """A time to come, or none."""
         if value_us is not None and not now_us < value_us <= LATEST_US:

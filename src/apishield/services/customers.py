@@ -71,9 +71,7 @@ class CustomerService(Service):
     ) -> Page[Customer]:
         """The tenant's customers, newest first."""
         faults = Faults()
-        for name, text in (("q", query), ("external_id", external_id)):
-            if text is not None:
-                faults.text(f"?{name}", text)
+        faults.sought(q=query, external_id=external_id)
         faults.raise_any()
         async with self._database.read() as tx:
             if external_id is not None:

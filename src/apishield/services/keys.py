@@ -59,9 +59,7 @@ class KeyService(Service):
     ) -> Page[Key]:
         """The tenant's keys, newest first. ``query`` is looked for in names and hints, and may be an id."""
         faults = Faults()
-        for name, text in (("customer_id", customer_id), ("q", query)):
-            if text is not None:
-                faults.text(f"?{name}", text)
+        faults.sought(customer_id=customer_id, q=query)
         faults.raise_any()
         async with self._database.read() as tx:
             return await tx.keys.page(
