@@ -17,3 +17,5 @@ def main() -> None:
         if (error.name or "").partition(".")[0] == "apishield":
             raise
         sys.exit(f"apishield: {MissingExtra(f'The service (it needs {error.name})', 'server')}")
+    except KeyboardInterrupt:  # while the parts were still being loaded
+        sys.exit(130)
