@@ -57,13 +57,15 @@ class LocalGuard:
         if self._memory is None:
             _check_redis(store_url)
 
-    async def check(self, incoming: Incoming, request: object, cost: Cost) -> Decision:
-        """The decision about a request. Never raises for the store's sake."""
+    def check(self, incoming: Incoming, request: object, cost: Cost) -> Awaitable[Decision]:
+        """Decides about a request (protocol ``Guard``)."""
         if not isinstance(cost, int):
             raise ConfigurationError(
                 f"cost is {cost!r}; a limit without a service counts requests, so give an integer."
             )
-        subject = self._subject(incoming, request)
+        return self._decide(self._subject(incoming, request), cost)
+
+    async def _decide(self, subject: str | None, cost: int) -> Decision:
         if subject is None:
             return _decided(render([], Verdict(admitted=True, now_us=self._clock(), outcomes=[])), degraded=False)
         named = {self._subject_name: subject}

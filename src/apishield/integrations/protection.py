@@ -5,7 +5,7 @@ Owns: the meaning of the options. Does not own: how a framework hands over reque
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from apishield.client.models import Cost, Report
@@ -71,8 +71,11 @@ class ProtectionOptions(TypedDict, total=False):
 class Guard(Protocol):
     """Decides about requests."""
 
-    async def check(self, incoming: Incoming, request: object, cost: Cost) -> Decision:
-        """The decision; never raises because nobody can be asked. ``request`` is the framework's."""
+    def check(self, incoming: Incoming, request: object, cost: Cost) -> Awaitable[Decision]:
+        """The decision about ``request``, the framework's, of which all is read before this returns.
+
+        What is awaited never fails because nobody can be asked.
+        """
         ...
 
     def report(self, report: Report) -> None:
@@ -122,13 +125,13 @@ class Protection:
             return False  # else a detour through an exempt directory would be a way around the limits
         return path in exact or path.startswith(beginnings)
 
-    async def decide(self, incoming: Incoming, request: object) -> Decision:
-        """The decision about a request."""
+    def decide(self, incoming: Incoming, request: object) -> Awaitable[Decision]:
+        """The decision about a request. The options' functions are called before this returns, in the caller's thread."""
         cost = self._cost
         if callable(cost):
             cost = cost(request)
             _check_cost(cost)
-        return await self.guard.check(incoming, request, cost)
+        return self.guard.check(incoming, request, cost)
 
     def report(self, decision: Decision, status: int, latency_seconds: float, size_bytes: int) -> None:
         """Takes note of the response to an allowed request."""

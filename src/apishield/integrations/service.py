@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -58,13 +58,8 @@ class ServiceGuard:
         self._scopes = scopes
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
-    async def check(self, incoming: Incoming, request: object, cost: Cost) -> Decision:
-        """The decision about a request. Never raises for the service's sake."""
-        link = self._link()
-        if self.breaker.is_open:
-            if self.breaker.claim_probe():
-                link.probe()
-            return self._without_service
+    def check(self, incoming: Incoming, request: object, cost: Cost) -> Awaitable[Decision]:
+        """Asks about a request (protocol ``Guard``)."""
         scopes = self._scopes(request) if callable(self._scopes) else self._scopes
         question = CheckRequest(
             api_key=incoming.api_key,
@@ -76,6 +71,14 @@ class ServiceGuard:
             scopes=None if scopes is None else list(scopes),
             require_key=self._require_key,
         )
+        return self._ask(question)
+
+    async def _ask(self, question: CheckRequest) -> Decision:
+        link = self._link()
+        if self.breaker.is_open:
+            if self.breaker.claim_probe():
+                link.probe()
+            return self._without_service
         try:
             return await link.checks.ask(question)
         except InvalidRequestError as error:

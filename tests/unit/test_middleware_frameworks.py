@@ -1,0 +1,283 @@
+"""The same protection in FastAPI, WSGI, Flask and Django: same options, same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import ModuleType
+from typing import Annotated, Any
+
+import django
+import httpx2
+import pytest
+import werkzeug.test
+from django.conf import settings
+from fastapi import Depends, FastAPI
+from flask import Flask
+
+from apishield import RateLimitMiddleware
+from apishield.core.decision import Decision
+from apishield.errors import ConfigurationError
+from apishield.integrations import fastapi as for_fastapi
+from apishield.integrations import flask as for_flask
+from apishield.integrations import wsgi
+from tests.support.fake_service import FakeService, allowed, refused, serving
+
+KEY: dict[str, Any] = {"id": "key_1", "name": "n", "environment": "live", "customer_id": None, "metadata": {}}
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[FakeService]:
+    service = FakeService()
+    async with serving(service) as url:
+        service.url = url
+        yield service
+
+
+def options_of(service: FakeService, **options: Any) -> Any:
+    return {"apishield_url": service.url, "api_key": "sk_live_service"} | options
+
+
+def with_scopes(*scopes: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda check: allowed(key=KEY | {"scopes": list(scopes)})
+
+
+# --- FastAPI ----------------------------------------------------------------------------------------------------------
+
+
+def fastapi_client(service: FakeService, **options: Any) -> httpx2.AsyncClient:
+    api = FastAPI()
+    if options.pop("protected", True):
+        api.add_middleware(RateLimitMiddleware, **options_of(service, **options))
+
+    @api.delete("/orders", dependencies=[Depends(for_fastapi.require_scopes("orders:delete"))])
+    async def delete(decision: Annotated[Decision, Depends(for_fastapi.current_decision)]) -> str:
+        return decision.decision_id
+
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(api), base_url="http://api.test")
+
+
+@pytest.mark.parametrize(
+    ("decide", "status", "code"),
+    [
+        (with_scopes("orders:*"), 200, None),
+        (with_scopes("read"), 403, "scope_missing"),
+        (lambda check: allowed(), 401, "key_missing"),
+    ],
+)
+async def test_a_dependency_refuses_as_the_middleware_does(
+    service: FakeService, decide: Any, status: int, code: str | None
+) -> None:
+    service.decide = decide
+    async with fastapi_client(service) as client:
+        answer = await client.delete("/orders")
+    assert answer.status_code == status
+    if code is not None:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert (answer.json()["code"], answer.json()["decision_id"][:4]) == (code, "dec_")
+        assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503)])
+async def test_scopes_follow_on_error_while_the_service_is_away(
+    service: FakeService, on_error: str, status: int
+) -> None:
+    service.fails_with = (503, {"code": "database_unavailable", "status": 503})
+    async with fastapi_client(service, on_error=on_error) as client:
+        assert (await client.delete("/orders")).status_code == status
+
+
+async def test_a_caller_without_a_key_holds_no_scopes_while_the_services_store_is_away(service: FakeService) -> None:
+    service.decide = lambda check: allowed(degraded=True)
+    async with fastapi_client(service) as client:
+        assert (await client.delete("/orders")).status_code == 401
+
+
+async def test_a_dependency_without_the_middleware_says_what_is_missing(service: FakeService) -> None:
+    async with fastapi_client(service, protected=False) as client:
+        with pytest.raises(ConfigurationError, match="add RateLimitMiddleware"):
+            await client.delete("/orders")
+
+
+# --- WSGI -------------------------------------------------------------------------------------------------------------
+
+
+def hello(environ: dict[str, Any], start_response: Any) -> Any:
+    if environ["PATH_INFO"] == "/broken":
+        raise LookupError("mine")
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-RateLimit-Limit", "7")])
+    return iter([b"hel", b"lo"])
+
+
+@pytest.fixture
+def wsgi_app(service: FakeService) -> Iterator[wsgi.RateLimitMiddleware]:
+    app = wsgi.RateLimitMiddleware(hello, **options_of(service, exempt=["/healthz"]))
+    yield app
+    app.protection.close()
+
+
+def ask(app: Any, method: str, path: str, **headers: str) -> httpx2.Response:
+    transport = httpx2.WSGITransport(app, remote_addr="198.51.100.7")
+    with httpx2.Client(transport=transport, base_url="http://api.test", headers=headers) as client:
+        return client.request(method, path)
+
+
+async def blocking(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Runs blocking code beside the loop that serves the fake service."""
+    return await asyncio.to_thread(work, *arguments, **options)
+
+
+async def test_a_wsgi_app_passes_with_headers_and_is_reported(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
+) -> None:
+    answer = await blocking(ask, wsgi_app, "GET", "/orders?q=1", **{"X-API-Key": "sk_live_caller"})
+    assert (answer.status_code, answer.text) == (200, "hello")
+    assert answer.headers["X-RateLimit-Limit"] == "7"
+    assert "X-RateLimit-Remaining" not in answer.headers
+    assert answer.headers["X-APIShield-Decision"].startswith("dec_")
+    check = service.checks[0]
+    assert (check["api_key"], check["ip"], check["path"]) == ("sk_live_caller", "198.51.100.7", "/orders")
+    await blocking(wsgi_app.protection.close)
+    assert [(report["status"], report["bytes"]) for report in service.reports] == [(200, 5)]
+
+
+async def test_a_path_of_wsgi_is_sent_in_the_utf_8_that_it_is(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
+) -> None:
+    await blocking(werkzeug.test.Client(wsgi_app).get, "/b%C3%BCcher")
+    assert service.checks[0]["path"] == "/b%C3%BCcher"
+
+
+async def test_a_wsgi_app_is_not_called_for_what_is_refused(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
+) -> None:
+    service.decide = lambda check: refused("rate_limited", 429, **{"Retry-After": "13"})
+    answer = await blocking(ask, wsgi_app, "GET", "/broken")
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+    assert answer.headers["Retry-After"] == "13"
+    head = await blocking(ask, wsgi_app, "HEAD", "/")
+    assert (head.status_code, head.content) == (429, b"")
+
+
+async def test_a_wsgi_apps_error_stays_its_own_and_is_reported_as_500(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
+) -> None:
+    with pytest.raises(LookupError, match="mine"):
+        await blocking(ask, wsgi_app, "GET", "/broken")
+    await blocking(wsgi_app.protection.close)
+    assert [report["status"] for report in service.reports] == [500]
+
+
+async def test_an_exempt_path_of_a_wsgi_app_is_not_asked_about(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
+) -> None:
+    assert (await blocking(ask, wsgi_app, "GET", "/healthz")).status_code == 200
+    assert service.checks == []
+
+
+async def test_many_threads_share_one_loop_and_each_gets_its_own_answer(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
+) -> None:
+    service.decide = lambda check: refused("blocked", 403) if check["path"].endswith("7") else allowed()
+    answers = await asyncio.gather(*(blocking(ask, wsgi_app, "GET", f"/{number}") for number in range(50)))
+    assert [answer.status_code for answer in answers] == [403 if n % 10 == 7 else 200 for n in range(50)]
+
+
+# --- Flask ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("decide", "status", "code"),
+    [
+        (with_scopes("orders:*"), 200, None),
+        (with_scopes("read"), 403, "scope_missing"),
+        (lambda check: refused("blocked", 403), 403, "blocked"),
+    ],
+)
+async def test_a_flask_app_is_protected_by_one_line(
+    service: FakeService, decide: Any, status: int, code: str | None
+) -> None:
+    service.decide = decide
+    app = Flask(__name__)
+    middleware = for_flask.protect(app, **options_of(service))
+
+    @app.delete("/orders/<number>")
+    @for_flask.require_scopes("orders:delete")
+    def delete(number: str) -> str:
+        assert for_flask.current_decision().key is not None
+        return number
+
+    answer = await blocking(ask, app, "DELETE", "/orders/1")
+    await blocking(middleware.protection.close)
+    assert answer.status_code == status
+    assert (answer.json()["code"] if code else answer.text) == (code or "1")
+    if code == "scope_missing":
+        assert [report["status"] for report in service.reports] == [403]
+
+
+# --- Django -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def django_urls() -> None:
+    from django.http import HttpResponse
+    from django.urls import path
+
+    from apishield.integrations.django import require_scopes
+
+    @require_scopes("orders:delete")
+    def synchronous(request: Any) -> Any:
+        return HttpResponse(request.apishield.decision_id)
+
+    @require_scopes("orders:delete")
+    async def asynchronous(request: Any) -> Any:
+        return HttpResponse(request.apishield.decision_id)
+
+    urls = ModuleType("apishield_test_urls")
+    urls.urlpatterns = [path("sync", synchronous), path("async", asynchronous)]  # type: ignore[attr-defined]
+    sys.modules[urls.__name__] = urls
+    settings.configure(
+        ROOT_URLCONF=urls.__name__,
+        MIDDLEWARE=["apishield.integrations.django.RateLimitMiddleware"],
+        ALLOWED_HOSTS=["*"],
+        SECRET_KEY="test",
+        LOGGING_CONFIG=None,
+    )
+    django.setup()
+
+
+async def ask_asgi(app: Any, path: str) -> httpx2.Response:
+    transport = httpx2.ASGITransport(app, client=("198.51.100.7", 1))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api.test") as client:
+        return await client.delete(path)
+
+
+@pytest.mark.parametrize("server", ["wsgi", "asgi"])
+@pytest.mark.parametrize("view", ["/sync", "/async"])
+@pytest.mark.parametrize(
+    ("decide", "status", "code"),
+    [
+        (with_scopes("orders:*"), 200, None),
+        (with_scopes("read"), 403, "scope_missing"),
+        (lambda check: refused("rate_limited", 429, **{"Retry-After": "13"}), 429, "rate_limited"),
+    ],
+)
+async def test_a_django_project_is_protected_under_both_kinds_of_server(
+    service: FakeService, django_urls: None, server: str, view: str, decide: Any, status: int, code: str | None
+) -> None:
+    from django.core.handlers.asgi import ASGIHandler
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.test import override_settings
+
+    service.decide = decide
+    with override_settings(APISHIELD=options_of(service)):
+        if server == "asgi":
+            answer = await ask_asgi(ASGIHandler(), view)
+        else:
+            answer = await blocking(lambda: ask(WSGIHandler(), "DELETE", view))
+    assert answer.status_code == status
+    assert answer.headers["X-APIShield-Decision"].startswith("dec_")
+    assert (answer.json()["code"] if code else answer.text[:4]) == (code or "dec_")
+    assert service.checks[0]["path"] == view
+    assert service.checks[0]["ip"] == "198.51.100.7"
