@@ -38,6 +38,10 @@ class CounterStore(Protocol):
         """
         ...
 
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
+        """Charges even past the limits: what was used already must count. Shadow limits are charged too."""
+        ...
+
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds of those ``counters`` that are concurrency limits."""
         ...

@@ -65,8 +65,20 @@ class MemoryStore:
         except quota.Unseeded:
             return self._decide_prepared(counters, costs, check_id, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, verdict)
+            self._note(self._ledger, counters, states, costs, verdict.now_us)
         return verdict
+
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
+        """Charges even past the limits (port ``CounterStore``)."""
+        verdict = self.decide(counters, [0] * len(counters))  # seeds quotas, adopts changed numbers
+        now_us = (verdict if isinstance(verdict, Verdict) else await verdict).now_us
+        keys, states = self._find(counters, costs, now_us)
+        for key, state, cost in zip(keys, states, costs, strict=True):
+            state.fits(now_us, 0)
+            state.charge(now_us, cost)
+            self._keep(key, state, now_us)
+        if self._ledger is not None:
+            self._note(self._ledger, counters, states, costs, now_us)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
@@ -108,7 +120,7 @@ class MemoryStore:
         for key, state in zip(keys, states, strict=True):
             self._keep(key, state, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, verdict)
+            self._note(self._ledger, counters, states, costs, verdict.now_us)
         return verdict
 
     async def _seed_and_decide(
@@ -158,12 +170,12 @@ class MemoryStore:
         counters: Sequence[Counter],
         states: Sequence[State],
         costs: Sequence[int],
-        verdict: Verdict,
+        now_us: int,
     ) -> None:
-        """Tells the ledger how quotas stand that this verdict charged."""
+        """Tells the ledger how quotas stand that were charged at ``now_us``."""
         for counter, state, cost in zip(counters, states, costs, strict=True):
-            if isinstance(state, quota.State) and cost and state.seen_us == verdict.now_us:
-                ledger.note(counter.key, state.start_us, state.used, verdict.now_us)
+            if isinstance(state, quota.State) and cost and state.seen_us == now_us:
+                ledger.note(counter.key, state.start_us, state.used, now_us)
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 

@@ -58,9 +58,9 @@ class RedisStore:
             return Verdict(True, self._test_clock() if self._test_clock else time.time_ns() // 1000, [])
         return self._submit(counters, costs, check_id, Step.DECIDE)
 
-    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> Verdict:
-        """Charges even past the limits: what was used already must count (port ``CounterStore``)."""
-        return await self._submit(counters, costs, "", Step.FORCE)
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
+        """Charges even past the limits (port ``CounterStore``)."""
+        await self._submit(counters, costs, "", Step.FORCE)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""

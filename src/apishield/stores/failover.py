@@ -1,0 +1,188 @@
+"""What happens while the counters' store is gone: each limit goes on as it says, every answer says so, nothing waits.
+
+- ``local``: this node enforces its share, the limit divided by the nodes that are alive (at least 1). A window that spans
+  the failure so admits at most the limit plus one share a node. What was charged here is charged to the store on healing.
+- ``allow`` and ``deny`` do that.
+
+Quotas go on from what the durable ledger knows. After a few failures the store is left alone (the breaker is open) and only a
+probe goes to it, behind, until one comes back; so a store that hangs costs a few checks its time-out, and the others nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from apishield.core.counter_keys import hash_tag
+from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Verdict
+from apishield.core.ports import Clock, CounterStore, QuotaLedger
+from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores.local_share import LocalShare
+
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+ONE_FAILURE_SECONDS = 0.005  # the checks of one call that fails are one failure
+BROUGHT_BACK_AT_ONCE = 256
+
+_PROBE = Limit(id="probe", name="probe", algorithm=FixedWindow(MAX_UNITS, SECOND_US))
+
+
+class FailoverStats(msgspec.Struct):
+    """Counts since the start, for metrics."""
+
+    failures: int = 0
+    times_opened: int = 0
+    local_decisions: int = 0
+    brought_back: int = 0
+    not_brought_back: int = 0
+
+
+class FailoverStore:
+    """A ``CounterStore`` over ``primary`` that never raises from ``decide`` and never makes a check wait for long.
+
+    ``clock`` is this node's, used only while degraded; ``ledger`` says how much of the quotas is used.
+    """
+
+    def __init__(
+        self,
+        primary: CounterStore,
+        clock: Clock,
+        ledger: QuotaLedger | None = None,
+        *,
+        live_nodes: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self.stats = FailoverStats()
+        self._primary = primary
+        self._local = LocalShare(clock, ledger, live_nodes)
+        self._failures = 0
+        self._failed_at = 0.0
+        self._is_open = False
+        self._failed_tag = ""
+        self._healing: asyncio.Task[None] | None = None
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether checks are decided without the store."""
+        return self._is_open
+
+    def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check, by the store or without it (port ``CounterStore``)."""
+        if self._is_open and counters:
+            return self._decide_locally(counters, costs, check_id)
+        try:
+            verdict = self._primary.decide(counters, costs, check_id)
+        except StoreUnavailable as error:
+            self._note_failure(counters, error)
+            return self._decide_locally(counters, costs, check_id)
+        return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id)
+
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
+        """Charges even past the limits, later where the store is gone (port ``CounterStore``)."""
+        if not self._is_open:
+            try:
+                await self._primary.charge(counters, costs)
+            except StoreUnavailable as error:
+                self._note_failure(counters, error)
+            return  # a call that failed may have run
+        await self._local.charge(counters, costs)
+
+    async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
+        """Frees the slots that ``check_id`` holds (port ``CounterStore``); where the store is gone, they time out there."""
+        await self._local.release(counters, costs, check_id)
+        if not self._is_open:
+            try:
+                await self._primary.release(counters, costs, check_id)
+            except StoreUnavailable as error:
+                self._note_failure(counters, error)
+
+    async def reset(self, counters: Sequence[Counter]) -> None:
+        """Forgets the state of ``counters``. Raises ``StoreUnavailable``: who resets must know that it was done."""
+        await self._local.reset(counters)
+        await self._primary.reset(counters)
+
+    async def close(self) -> None:
+        """Ends the probing, and lets go of the store's connections."""
+        if self._healing is not None:
+            self._healing.cancel()
+            await asyncio.gather(self._healing, return_exceptions=True)
+        await self._primary.close()
+
+    async def _wait(
+        self, pending: Awaitable[Verdict], counters: Sequence[Counter], costs: Sequence[int], check_id: str
+    ) -> Verdict:
+        try:
+            verdict = await pending
+        except StoreUnavailable as error:
+            self._note_failure(counters, error)
+            local = self._decide_locally(counters, costs, check_id)
+            return local if isinstance(local, Verdict) else await local
+        if self._failures and not self._is_open:
+            self._failures = 0
+            self._begin_healing()
+        return verdict
+
+    def _decide_locally(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str
+    ) -> Verdict | Awaitable[Verdict]:
+        self.stats.local_decisions += 1
+        return self._local.decide(counters, costs, check_id)
+
+    # --- the breaker --------------------------------------------------------------------------------------------------
+
+    def _note_failure(self, counters: Sequence[Counter], error: StoreUnavailable) -> None:
+        if isinstance(error, StoreFull):
+            return  # it works
+        self.stats.failures += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._failed_at > ONE_FAILURE_SECONDS:
+            self._failures += 1
+        self._failed_at = now
+        if self._failures >= FAILURES_TO_OPEN and not self._is_open:
+            self._is_open = True
+            self.stats.times_opened += 1
+            self._failed_tag = hash_tag(counters[0].key)
+            self._begin_healing()
+
+    def _begin_healing(self) -> None:
+        if self._healing is None:
+            self._healing = asyncio.get_running_loop().create_task(self._heal())
+
+    async def _heal(self) -> None:
+        """Probes until the store answers, then brings the local charges back."""
+        try:
+            await self._bring_back()
+            pause_seconds = FIRST_PAUSE_SECONDS
+            while self._is_open:
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+                if await self._answers():
+                    self._failures = 0
+                    self._is_open = False
+                    await self._bring_back()  # where that fails often enough, the store is given up again
+        finally:
+            self._healing = None
+
+    async def _answers(self) -> bool:
+        """Whether the server that failed can be written to again."""
+        try:
+            await self._primary.charge([Counter(f"{self._failed_tag}}}|probe", _PROBE)], [1])
+        except StoreUnavailable:
+            return False
+        return True
+
+    async def _bring_back(self) -> None:
+        """Charges the store what was admitted without it. What fails then may have run, and is not sent again."""
+        owed = [] if self._is_open else self._local.take_owed()
+        for start in range(0, len(owed), BROUGHT_BACK_AT_ONCE):
+            part = owed[start : start + BROUGHT_BACK_AT_ONCE]
+            done = await asyncio.gather(
+                *(self._primary.charge([counter], [units]) for counter, units in part), return_exceptions=True
+            )
+            failed = sum(isinstance(result, BaseException) for result in done)
+            self.stats.brought_back += len(done) - failed
+            self.stats.not_brought_back += failed

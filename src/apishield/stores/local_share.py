@@ -1,0 +1,207 @@
+"""Checks decided by this node alone, while the store that all nodes share is gone.
+
+Owns: this node's share of each limit, what the others can't know yet and must be charged for later.
+Does not own: when that is the case (``stores.failover``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec.structs import replace
+
+from apishield.core.model import (
+    SECOND_US,
+    Algorithm,
+    Concurrency,
+    Counter,
+    Limit,
+    Mode,
+    OnStoreFailure,
+    Outcome,
+    Quota,
+    TokenBucket,
+    Verdict,
+)
+from apishield.core.ports import Clock, QuotaLedger
+from apishield.core.rate_limiter.quota import period_of
+from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores.memory import MemoryStore, load_used
+
+LEDGER_TIMEOUT_SECONDS = 0.05
+RETRY_DENIED_US = SECOND_US
+MAX_SHARES = 100_000
+
+
+class LocalShare:
+    """Decides each limit as its ``on_store_failure`` says; every verdict is ``degraded``.
+
+    A ``local`` limit becomes this node's share, at least 1; of a quota, a share of what the ledger says is left.
+    """
+
+    def __init__(self, clock: Clock, ledger: QuotaLedger | None, live_nodes: Callable[[], int]) -> None:
+        self._clock = clock
+        self._ledger = ledger
+        self._live_nodes = live_nodes
+        self._forget()
+
+    def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check; at once, save where a quota's use must first be read from the ledger."""
+        if self._ledger is not None:
+            unknown = [c for c in counters if isinstance(c.limit.algorithm, Quota) and c.key not in self._used]
+            if unknown:
+                return self._learn_and_decide(self._ledger, unknown, counters, costs, check_id)
+        denied = any(_does(counter, OnStoreFailure.DENY) and counter.limit.mode is Mode.ENFORCE for counter in counters)
+        shared = [
+            (self._shared(counter), 0 if denied else cost)
+            for counter, cost in zip(counters, costs, strict=True)
+            if _does(counter, OnStoreFailure.LOCAL)
+        ]
+        try:
+            verdict = self._store.decide([counter for counter, _ in shared], [cost for _, cost in shared], check_id)
+        except StoreFull:
+            return Verdict(False, self._clock(), [_DENIED] * len(counters), degraded=True)
+        if isinstance(verdict, Verdict):
+            return self._answer(counters, costs, verdict, denied=denied)
+        return self._answer_later(counters, costs, verdict, denied=denied)
+
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
+        """Charges even past the share."""
+        await self._store.charge([self._shared(counter) for counter in counters], costs)
+        self._owe(counters, costs, self._clock())
+
+    async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
+        """Frees the slots that ``check_id`` was given here."""
+        await self._store.release(counters, costs, check_id)
+
+    async def reset(self, counters: Sequence[Counter]) -> None:
+        """Forgets what was charged here."""
+        await self._store.reset(counters)
+        for counter in counters:
+            self._owed.pop(counter.key, None)
+
+    def take_owed(self) -> list[tuple[Counter, int]]:
+        """What was charged here and still counts, for the shared store; this node starts anew when it is next on its own."""
+        owed = [(counter, self._still_counting(counter, units, at_us)) for counter, units, at_us in self._owed.values()]
+        self._forget()
+        return [(counter, units) for counter, units in owed if units > 0]
+
+    # --- the ledger of quotas, as the memory store sees it --------------------------------------------------------------
+
+    async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        """What was used before this node was on its own (port ``QuotaLedger``)."""
+        return {key: self._used.get(key, 0) for key in counter_keys}
+
+    def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
+        """Passes it on (port ``QuotaLedger``)."""
+        if self._ledger is not None:
+            self._ledger.note(counter_key, period_start_us, used, at_us)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._store = MemoryStore(self._clock, self)
+        self._owed: dict[str, tuple[Counter, int, int]] = {}
+        self._used: dict[str, int] = {}
+        self._shares: dict[tuple[int, str], tuple[Limit, int, Limit]] = {}
+
+    async def _learn_and_decide(
+        self,
+        ledger: QuotaLedger,
+        unknown: Sequence[Counter],
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+    ) -> Verdict:
+        """Asks the ledger, but not for long: where it is gone too, this node counts its share from zero."""
+        now_us = self._clock()
+        periods = {counter.key: period_of(counter.limit.algorithm, now_us) for counter in unknown}  # type: ignore[arg-type]
+        try:
+            used = await asyncio.wait_for(load_used(ledger, periods), LEDGER_TIMEOUT_SECONDS)
+        except (StoreUnavailable, TimeoutError):
+            used = {}
+        for key in periods:
+            self._used.setdefault(key, used.get(key, 0))
+        verdict = self.decide(counters, costs, check_id)
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    def _shared(self, counter: Counter) -> Counter:
+        """The counter of this node's share."""
+        limit, nodes = counter.limit, max(1, self._live_nodes())
+        name = (id(limit), counter.key if isinstance(limit.algorithm, Quota) else "")
+        found = self._shares.get(name)
+        if found is None or found[0] is not limit or found[1] != nodes:
+            if len(self._shares) >= MAX_SHARES:
+                self._shares.clear()
+            share = replace(limit, algorithm=_share(limit.algorithm, nodes, self._used.get(counter.key, 0)))
+            found = self._shares[name] = (limit, nodes, share)
+        return Counter(counter.key, found[2], None, counter.overflow_key)
+
+    def _answer(self, counters: Sequence[Counter], costs: Sequence[int], verdict: Verdict, *, denied: bool) -> Verdict:
+        shared = iter(verdict.outcomes)
+        outcomes = [
+            next(shared)
+            if _does(counter, OnStoreFailure.LOCAL)
+            else _DENIED
+            if _does(counter, OnStoreFailure.DENY)
+            else Outcome(True, counter.limit.algorithm.requests, 0, 0)
+            for counter in counters
+        ]
+        admitted = verdict.admitted and not denied
+        if admitted:
+            charged = [cost if outcome.admitted else 0 for cost, outcome in zip(costs, outcomes, strict=True)]
+            self._owe(counters, charged, verdict.now_us)
+        return Verdict(admitted, verdict.now_us, outcomes, degraded=True)
+
+    async def _answer_later(
+        self, counters: Sequence[Counter], costs: Sequence[int], pending: Awaitable[Verdict], *, denied: bool
+    ) -> Verdict:
+        return self._answer(counters, costs, await pending, denied=denied)
+
+    def _owe(self, counters: Sequence[Counter], costs: Sequence[int], now_us: int) -> None:
+        for counter, cost in zip(counters, costs, strict=True):
+            if cost and not isinstance(counter.limit.algorithm, Concurrency):
+                _, units, at_us = self._owed.get(counter.key, (counter, 0, now_us))
+                if isinstance(counter.limit.algorithm, Quota) and not _same_period(
+                    counter.limit.algorithm, at_us, now_us
+                ):
+                    units = 0
+                self._owed[counter.key] = (counter, units + cost, now_us)
+
+    def _still_counting(self, counter: Counter, units: int, at_us: int) -> int:
+        """How many of the ``units`` charged up to ``at_us`` a limit still counts."""
+        rule = counter.limit.algorithm
+        if isinstance(rule, Quota):
+            return units if _same_period(rule, at_us, self._clock()) else 0
+        if not _does(counter, OnStoreFailure.LOCAL):
+            return 0
+        shared = self._shared(counter)
+        verdict = self._store.decide([shared], [0])
+        assert isinstance(verdict, Verdict)
+        share = shared.limit.algorithm
+        most = share.burst if isinstance(share, TokenBucket) else share.requests
+        return min(units, most - verdict.outcomes[0].remaining)
+
+
+_DENIED = Outcome(False, 0, RETRY_DENIED_US, RETRY_DENIED_US)
+
+
+def _does(counter: Counter, what: OnStoreFailure) -> bool:
+    return counter.limit.on_store_failure is what
+
+
+def _same_period(rule: Quota, one_us: int, other_us: int) -> bool:
+    return period_of(rule, one_us) == period_of(rule, other_us)
+
+
+def _share(rule: Algorithm, nodes: int, used: int) -> Algorithm:
+    """The part of ``rule`` that one of ``nodes`` may admit by itself; of a quota, beside what is ``used`` already."""
+    share = max(1, rule.requests // nodes)
+    if isinstance(rule, Quota):
+        return replace(rule, requests=max(1, used + min(share, max(0, rule.requests - used))))
+    if isinstance(rule, TokenBucket):
+        return replace(rule, requests=share, burst=max(1, rule.burst // nodes))
+    return replace(rule, requests=share)
