@@ -131,5 +131,6 @@ def _describe(settings: Settings, answer: str, fix: str) -> str:
 def answer(error: BaseException) -> str:
     """What a driver said, on one line. libpq writes a line for each address it tried; the last says most."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    lines = [line.strip(" \t-") for line in str(original).splitlines() if line.strip()]
+    said = [line.strip(" \t-") for line in str(original).splitlines()]
+    lines = [line for line in said if line and not line.endswith("?")]  # libpq's advice is ours to give
     return redact(lines[-1] if lines else type(original).__name__).rstrip(".")
