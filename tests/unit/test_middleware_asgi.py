@@ -46,7 +46,7 @@ async def protect(service: FakeService, seconds: list[float]) -> AsyncIterator[P
 
     def protect(app: Any, **options: Any) -> RateLimitMiddleware:
         middleware = RateLimitMiddleware(app, **{"apishield_url": service.url, "api_key": "sk_live_service"} | options)
-        middleware.protection.guard.breaker = Breaker(lambda: seconds[0])  # type: ignore[attr-defined]
+        middleware.protection.guard.availability.breaker = Breaker(lambda: seconds[0])  # type: ignore[attr-defined]
         made.append(middleware)
         return middleware
 

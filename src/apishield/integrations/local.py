@@ -16,17 +16,19 @@ from apishield.client.models import Cost, Report
 from apishield.core.abuse_detector.addresses import parse_address
 from apishield.core.counter_keys import counter_key, overflow_key
 from apishield.core.decision import Decision
-from apishield.core.model import Counter, Limit, OnStoreFailure, Verdict
+from apishield.core.model import Counter, Limit, Verdict
 from apishield.core.policies import Meter
 from apishield.core.ports import Clock, CounterStore
 from apishield.core.rate_limiter.parse import parse_limit
 from apishield.core.rendering import Rendered, render
 from apishield.errors import PROBLEMS, ConfigurationError, MissingExtra, StoreUnavailable
-from apishield.integrations.answers import DEGRADED_HEADERS, without_service
+from apishield.integrations.answers import DEGRADED_HEADERS
+from apishield.integrations.availability import Availability, OnError
 from apishield.integrations.callers import Incoming
 from apishield.stores.memory import MemoryStore
 
 MEMORY_URL = "memory://"
+PROBE_TIMEOUT_SECONDS = 1.0
 NOBODY = "unknown"  # callers of whom no address is known share one counter
 
 Subject = Callable[[Incoming, object], str | None]
@@ -43,14 +45,14 @@ class LocalGuard:
         per: Literal["ip", "key"] | Callable[[Any], str | None],
         store_url: str,
         namespace: str,
-        on_error: Literal["allow", "deny"],
+        on_error: OnError,
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or _system_clock
-        self._meters = [Meter(limit) for limit in _limits(limits, OnStoreFailure(on_error))]
+        self._meters = [Meter(limit) for limit in _limits(limits)]
         self._subject_name, self._subject = _subject(per)
         self._namespace = namespace
-        self._without_store = without_service(on_error)
+        self.availability = Availability("The store of the limits", on_error, time.monotonic)
         self._store_url = store_url
         self._memory = MemoryStore(self._clock) if store_url == MEMORY_URL else None
         self._stores: dict[asyncio.AbstractEventLoop, CounterStore] = {}
@@ -67,7 +69,7 @@ class LocalGuard:
 
     async def _decide(self, subject: str | None, cost: int) -> Decision:
         if subject is None:
-            return _decided(render([], Verdict(admitted=True, now_us=self._clock(), outcomes=[])), degraded=False)
+            return _decided(render([], Verdict(admitted=True, now_us=self._clock(), outcomes=[])))
         named = {self._subject_name: subject}
         counters = [
             Counter(
@@ -78,13 +80,19 @@ class LocalGuard:
             )
             for meter in self._meters
         ]
+        if self.availability.is_gone:
+            self.availability.probe(lambda: self._verdict(counters, 0), PROBE_TIMEOUT_SECONDS)
+            return self.availability.fallback
         try:
-            verdict = self._store().decide(counters, [cost] * len(counters))
-            if isinstance(verdict, Awaitable):
-                verdict = await verdict
-        except StoreUnavailable:
-            return self._without_store
+            verdict = await self._verdict(counters, cost)
+        except StoreUnavailable as error:
+            self.availability.failed(error)
+            return self.availability.fallback
         return _decided(render(self._meters, verdict), degraded=verdict.degraded)
+
+    async def _verdict(self, counters: Sequence[Counter], cost: int) -> Verdict:
+        verdict = self._store().decide(counters, [cost] * len(counters))
+        return verdict if isinstance(verdict, Verdict) else await verdict
 
     def report(self, report: Report) -> None:
         """Keeps no reports: there is nobody to tell."""
@@ -103,11 +111,11 @@ class LocalGuard:
         if store is None:
             for other in [other for other in self._stores if other.is_closed()]:
                 del self._stores[other]
-            store = self._stores[loop] = _redis_store(self._store_url, self._clock)
+            store = self._stores[loop] = _redis_store(self._store_url)
         return store
 
 
-def _decided(rendered: Rendered, *, degraded: bool) -> Decision:
+def _decided(rendered: Rendered, *, degraded: bool = False) -> Decision:
     return Decision(
         allowed=rendered.code == "ok",
         code=rendered.code,
@@ -124,7 +132,7 @@ def _decided(rendered: Rendered, *, degraded: bool) -> Decision:
     )
 
 
-def _limits(texts: Sequence[str], on_store_failure: OnStoreFailure) -> list[Limit]:
+def _limits(texts: Sequence[str]) -> list[Limit]:
     limits: dict[str, Limit] = {}
     for text in texts:
         name = " ".join(text.lower().split())
@@ -132,7 +140,7 @@ def _limits(texts: Sequence[str], on_store_failure: OnStoreFailure) -> list[Limi
             algorithm = parse_limit(text)
         except ValueError as error:
             raise ConfigurationError(f"limit: {error}.") from None
-        limits[name] = Limit(id=name, name=name, algorithm=algorithm, on_store_failure=on_store_failure)
+        limits[name] = Limit(id=name, name=name, algorithm=algorithm)
     if not limits:
         raise ConfigurationError("limit is empty; give one such as '100/minute'.")
     return list(limits.values())
@@ -161,12 +169,10 @@ def _key(incoming: Incoming) -> str:
     return f"key:{blake2b(incoming.api_key.encode(), digest_size=16).hexdigest()}"
 
 
-def _redis_store(url: str, clock: Clock) -> CounterStore:
-    # A Redis is only loaded by who uses one: it is an extra.
-    from apishield.stores.failover import FailoverStore  # noqa: PLC0415
-    from apishield.stores.redis.store import RedisStore  # noqa: PLC0415
+def _redis_store(url: str) -> CounterStore:
+    from apishield.stores.redis.store import RedisStore  # noqa: PLC0415  an extra, loaded by who uses it
 
-    return FailoverStore(RedisStore(url), clock)
+    return RedisStore(url)
 
 
 def _check_redis(url: str) -> None:

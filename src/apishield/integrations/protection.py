@@ -12,11 +12,10 @@ from apishield.client.models import Cost, Report
 from apishield.core.decision import Decision
 from apishield.core.model import MAX_UNITS
 from apishield.errors import APIShieldError, ConfigurationError
+from apishield.integrations.availability import OnError
 from apishield.integrations.callers import CallerRules, Incoming
 
 LONGEST_TIMEOUT_SECONDS = 1.0
-
-OnError = Literal["allow", "deny"]
 
 
 class ProtectionOptions(TypedDict, total=False):

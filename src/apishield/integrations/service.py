@@ -21,9 +21,9 @@ from apishield.client.models import CheckRequest, Cost, Report
 from apishield.client.wire import checked_url
 from apishield.core.decision import Decision
 from apishield.errors import APIShieldError
-from apishield.integrations.answers import unusable, without_service
+from apishield.integrations.answers import unusable
+from apishield.integrations.availability import Availability, OnError
 from apishield.integrations.batches import CheckBatches
-from apishield.integrations.breaker import Breaker
 from apishield.integrations.callers import Incoming
 from apishield.integrations.reports import BATCH, ReportQueue
 
@@ -42,18 +42,16 @@ class ServiceGuard:
         api_key: str,
         *,
         timeout_seconds: float,
-        on_error: str,
+        on_error: OnError,
         require_key: bool,
         scopes: Sequence[str] | Callable[[Any], Sequence[str] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = checked_url(url)
         self.reports = ReportQueue()
-        self.breaker = Breaker(clock)
+        self.availability = Availability(f"APIShield at {self.url}", on_error, clock)
         self._api_key = api_key
         self._timeout_seconds = timeout_seconds
-        self._on_error = on_error
-        self._without_service = without_service(on_error)
         self._require_key = require_key or None
         self._scopes = scopes
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
@@ -75,10 +73,9 @@ class ServiceGuard:
 
     async def _ask(self, question: CheckRequest) -> Decision:
         link = self._link()
-        if self.breaker.is_open:
-            if self.breaker.claim_probe():
-                link.probe()
-            return self._without_service
+        if self.availability.is_gone:
+            link.probe()
+            return self.availability.fallback
         try:
             return await link.checks.ask(question)
         except InvalidRequestError as error:
@@ -86,7 +83,7 @@ class ServiceGuard:
             log.error("APIShield can't use a check: %s", error)
             return unusable()
         except APIShieldError:
-            return self._without_service
+            return self.availability.fallback
 
     def report(self, report: Report) -> None:
         """Queues a report; it is sent behind, within a second."""
@@ -100,18 +97,8 @@ class ServiceGuard:
             await link.close()
 
     def failed(self, error: APIShieldError) -> None:
-        """Opens the breaker, and says so once."""
-        if self.breaker.failed():
-            what = "allowed" if self._on_error == "allow" else "refused"
-            level = logging.ERROR if isinstance(error, APIError) and error.status < 500 else logging.WARNING
-            log.log(
-                level, "APIShield at %s fails; requests are %s unchecked until it answers: %s", self.url, what, error
-            )
-
-    def answered(self) -> None:
-        """Closes the breaker, and says so once."""
-        if self.breaker.succeeded():
-            log.warning("APIShield at %s answers again; requests are checked", self.url)
+        """Notes that the service did not answer, or refused to decide."""
+        self.availability.failed(error, by_mistake=isinstance(error, APIError) and error.status < 500)
 
     def connect(self) -> AsyncAPIShield:
         """A client for the running loop."""
@@ -137,9 +124,10 @@ class _Link:
     def __init__(self, guard: ServiceGuard, loop: asyncio.AbstractEventLoop, timeout_seconds: float) -> None:
         self._guard, self._loop, self._timeout_seconds = guard, loop, timeout_seconds
         self._client = guard.connect()
-        self.checks = CheckBatches(self._client, timeout_seconds, failed=guard.failed, answered=guard.answered)
+        self.checks = CheckBatches(
+            self._client, timeout_seconds, failed=guard.failed, answered=guard.availability.answered
+        )
         self._reported, self._full = asyncio.Event(), asyncio.Event()
-        self._probe: asyncio.Task[None] | None = None
         # Of no request's context, since it outlives them all.
         self._keeper = loop.create_task(self._keep(), context=Context())
 
@@ -151,25 +139,13 @@ class _Link:
             self._full.set()
 
     def probe(self) -> None:
-        """Looks whether the service answers again, beside the requests: none of them waits for it."""
-        self._probe = self._loop.create_task(self._ask_for_life(), context=Context())
+        """Looks whether the service answers again, by a check that charges nobody."""
+        self._guard.availability.probe(lambda: self._client.send(calls.check(cost=0)), self._timeout_seconds)
 
     async def close(self) -> None:
         """Ends the keeper, which sends what is queued and closes the client."""
         self._keeper.cancel()
         await asyncio.wait([self._keeper])
-
-    async def _ask_for_life(self) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._client.send(calls.check(cost=0))  # only looks: it charges nobody
-        except (TimeoutError, APIShieldError):
-            self._guard.breaker.failed()
-        except BaseException:
-            self._guard.breaker.abandon_probe()
-            raise
-        else:
-            self._guard.answered()
 
     async def _keep(self) -> None:
         """Sends reports each second or when many wait. Also runs when the loop cancels its tasks at its end."""
@@ -181,8 +157,7 @@ class _Link:
                         await self._full.wait()
                 self._reported.clear()
                 self._full.clear()
-                if self._guard.breaker.claim_probe():
-                    await self._ask_for_life()
+                self.probe()
                 await self._flush()
                 if len(self._guard.reports):
                     self._reported.set()  # could not be sent: again in a second
@@ -193,7 +168,7 @@ class _Link:
 
     async def _flush(self) -> None:
         queue = self._guard.reports
-        while len(queue) and not self._guard.breaker.is_open:
+        while len(queue) and not self._guard.availability.is_gone:
             reports = queue.take(BATCH)
             try:
                 async with asyncio.timeout(REPORT_TIMEOUT_SECONDS):
