@@ -50,11 +50,14 @@ def openapi(
 
     Example: apishield openapi > openapi.json
     """
-    import json  # noqa: PLC0415  as all imports of the service: other commands start faster without it
+    import asyncio  # noqa: PLC0415  as all imports of the service: other commands start faster without it
+    import json  # noqa: PLC0415
 
     from apishield.cli.document import openapi_document  # noqa: PLC0415
+    from apishield.telemetry import configure_logging  # noqa: PLC0415
 
-    out.print(json.dumps(openapi_document(), indent=indent or None, ensure_ascii=False), markup=False)
+    configure_logging("error")
+    print(json.dumps(asyncio.run(openapi_document()), indent=indent or None, ensure_ascii=False))
 
 
 def run() -> int:

@@ -27,7 +27,9 @@ def doctor(
     loaded = settings_module.load()
 
     from apishield.cli.examination import examine  # noqa: PLC0415  loads the service's parts
+    from apishield.telemetry import configure_logging  # noqa: PLC0415
 
+    configure_logging("error", loaded.settings.log_format)
     for warning in loaded.warnings:
         warn(warning)
     findings = asyncio.run(examine(loaded.settings))

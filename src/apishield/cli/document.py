@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets as system_random
-from typing import Any
+
+import httpx2
 
 from apishield.api.asgi import create_asgi
 from apishield.bootstrap import Runtime, open_database, system_clock
@@ -11,9 +12,13 @@ from apishield.services.secrets import Secrets
 from apishield.settings import Settings
 
 
-def openapi_document() -> dict[str, Any]:
-    """The document of this version; connects to nothing and makes no file."""
+async def openapi_document() -> object:
+    """The document of this version, as the service would answer it; connects to nothing and makes no file."""
     settings, secrets = Settings(), Secrets.parse(Secrets.generate())
     database = open_database(settings, secrets, system_clock)
     runtime = Runtime(settings, secrets, database, frozenset(), system_clock, system_random.token_bytes)
-    return create_asgi(runtime).control_plane.openapi()
+    transport = httpx2.ASGITransport(create_asgi(runtime))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get("/openapi.json")
+    document: object = answer.raise_for_status().json()
+    return document
