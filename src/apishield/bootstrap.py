@@ -34,8 +34,11 @@ from apishield.services.tokens import TokenService
 from apishield.services.usage import UsageService
 from apishield.settings import Settings
 from apishield.stores.data_directory import DataDirectory
+from apishield.stores.failover import FailoverStore
 from apishield.stores.memory import MemoryStore
+from apishield.stores.redis.connection import connect
 from apishield.stores.redis.notices import ChangeNotices
+from apishield.stores.redis.store import RedisStore
 from apishield.stores.sql.database import Database
 from apishield.telemetry import Metrics
 
@@ -183,10 +186,6 @@ class Runtime:
         url = self.settings.redis_url
         if url is None:
             return MemoryStore(self.clock, self.usage)
-        from apishield.stores.failover import FailoverStore
-        from apishield.stores.redis.connection import connect
-        from apishield.stores.redis.store import RedisStore
-
         redis = RedisStore(url, self.usage, timeout_ms=self.settings.redis_timeout_ms)
         return FailoverStore(redis, self.clock, self.usage, live_nodes=lambda: self.live_nodes)
 

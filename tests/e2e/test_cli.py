@@ -257,4 +257,4 @@ def test_one_part_that_is_down_hides_no_other(apishield: Apishield) -> None:
 def test_a_reader_that_stops_reading_is_no_error(service: Service, tmp_path: Path) -> None:
     command = f"{sys.executable} -m apishield.cli openapi | head -c 10"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.stdout, done.stderr) == ('{\n  "openap', "")
+    assert (done.stdout, done.stderr) == ('{\n  "opena', "")

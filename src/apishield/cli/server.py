@@ -135,7 +135,9 @@ def _serve_in_several(config: uvicorn.Config, listener: socket.socket, announce:
 
     threading.Thread(target=announce_when_ready, daemon=True).start()
     supervisor.run()
-    return EXIT_FAILED if any(process.exitcode not in {0, None} for process in supervisor.processes) else 0
+    # A worker that was told to stop drains, and then ends by the signal.
+    fine = {0, None, -signal.SIGTERM, -signal.SIGINT}
+    return 0 if all(process.exitcode in fine for process in supervisor.processes) else EXIT_FAILED
 
 
 def _reachable(address: tuple[Any, ...]) -> tuple[Any, ...]:
