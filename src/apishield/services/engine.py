@@ -132,14 +132,13 @@ class Engine:
 
     def _identify(self, view: TenantView, secret: str) -> tuple[KeyEntry | None, Denial | None]:
         """The tenant's key with this secret, or why there is none; neither, where only the database could tell."""
-        inspection = inspect(secret)
-        if inspection.kind is not None and not inspection.intact:
-            return None, _MALFORMED  # a checksum that is wrong costs no look-up
         if len(secret) > _LONGEST_SECRET:
             return None, _UNKNOWN
         found = self._snapshot.key_of(view, secret)
         if found is None:
-            return None, None
+            # Only a secret that nobody has here is looked at closely: a wrong checksum never costs a look into the database.
+            inspection = inspect(secret)
+            return None, None if inspection.kind is None or inspection.intact else _MALFORMED
         entry, stored = found
         if stored.expires_at_us is not None and self._clock() >= stored.expires_at_us:
             return entry, _ROTATED

@@ -21,7 +21,7 @@ from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.counter_keys import counter_key
 from apishield.core.decision import KeyView
 from apishield.core.key_manager.format import SecretKind, inspect
-from apishield.core.key_manager.hashing import digest
+from apishield.core.key_manager.hashing import digester
 from apishield.core.model import Counter, Limit
 from apishield.core.policies import Meter, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
@@ -94,7 +94,7 @@ class Snapshot:
         self.operator_blocks = Blocklist()
         self._source = source
         self._clock = clock
-        self._peppers = tuple(peppers.items())
+        self._digesters = tuple(digester(pepper) for pepper in peppers.values())
         self._operator_digests = frozenset(operator_digests)
         self._tenants: dict[str, TenantView] = {}
         self._credentials: dict[bytes, tuple[Credential, SecretHash]] = {}
@@ -123,8 +123,8 @@ class Snapshot:
         if inspection.kind is None or not (inspection.intact or is_operator):
             return None
         now_us = self._clock()
-        for _, pepper in self._peppers:
-            hashed = digest(pepper, secret)
+        for digest in self._digesters:
+            hashed = digest(secret)
             if is_operator:
                 if hashed in self._operator_digests:  # keyed digests: how they compare tells nothing of the secret
                     return Credential(OPERATOR_ID, Role.OPERATOR, None)
@@ -137,8 +137,8 @@ class Snapshot:
 
     def key_of(self, view: TenantView, secret: str) -> tuple[KeyEntry, SecretHash] | None:
         """The tenant's key with this secret, in whatever state it is; ``None`` where the tenant has no such key."""
-        for _, pepper in self._peppers:
-            stored = view.secrets.get(digest(pepper, secret))
+        for digest in self._digesters:
+            stored = view.secrets.get(digest(secret))
             if stored is not None:
                 entry = view.keys.get(stored.owner_id)
                 return None if entry is None else (entry, stored)

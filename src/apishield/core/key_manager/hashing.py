@@ -7,14 +7,38 @@ a stolen database useless for guessing. A slow password hash would protect nothi
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from hashlib import sha256
 
 SHA256_BYTES = 32
+_BLOCK_BYTES = 64
 
 
 def digest(pepper: bytes, secret: str) -> bytes:
     """The stored form of a secret, 32 bytes. Takes any text, lone surrogates included."""
     return hmac.digest(pepper, sha256(secret.encode("utf-8", "surrogatepass")).digest(), "sha256")
+
+
+def digester(pepper: bytes) -> Callable[[str], bytes]:
+    """``digest`` with the pepper worked in beforehand, in half the time: HMAC's two inner states are copied, not made anew.
+
+    Source: RFC 2104, section 4, which proposes to precompute them.
+    """
+    block = (
+        pepper.ljust(_BLOCK_BYTES, b"\0")
+        if len(pepper) <= _BLOCK_BYTES
+        else sha256(pepper).digest().ljust(_BLOCK_BYTES, b"\0")
+    )
+    copy_inner = sha256(bytes(byte ^ 0x36 for byte in block)).copy
+    copy_outer = sha256(bytes(byte ^ 0x5C for byte in block)).copy
+
+    def prepared(secret: str) -> bytes:
+        inner, outer = copy_inner(), copy_outer()
+        inner.update(sha256(secret.encode("utf-8", "surrogatepass")).digest())
+        outer.update(inner.digest())
+        return outer.digest()
+
+    return prepared
 
 
 def digest_of_hash(pepper: bytes, secret_sha256: bytes) -> bytes:
