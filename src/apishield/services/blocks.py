@@ -160,7 +160,7 @@ def _normal(kind: Kind, value: str) -> tuple[Kind, str, str | None]:
             return kind, value, None if is_id("key", value) else f"{shown} is not the id of a key"
         case "country":
             code = value.upper()
-            sound = len(code) == 2 and code.isascii() and code.isalpha()
+            sound = len(value) == 2 and value.isascii() and value.isalpha()
             return (
                 kind,
                 code,

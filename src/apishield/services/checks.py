@@ -82,9 +82,7 @@ class Faults:
         except (msgspec.MsgspecError, TypeError, ValueError):  # lone surrogates, keys that are no text, other types
             same, encoded = False, b""
         if not same:
-            self.add(
-                pointer, "must be JSON that can be kept as it is: no NaN, no lone surrogates, no numbers beyond 64 bits"
-            )
+            self.add(pointer, "must be JSON that can be kept as it is: no NaN, no infinity, no lone surrogates")
         elif len(encoded) > MAX_METADATA_BYTES:
             self.add(pointer, f"has {len(encoded)} bytes as JSON; at most {MAX_METADATA_BYTES} are kept")
 

@@ -121,20 +121,15 @@ class AuditRepository:
 
     async def walk(self, chain: str) -> AsyncIterator[tuple[int, AuditEntry | None]]:
         """The whole chain, oldest first, with each entry's number; ``None`` for one whose row does not read as written."""
-        after = -1
+        ordered = select(*_AS_WRITTEN).where(audit_entries.c.tenant_id == chain).order_by(audit_entries.c.sequence)
+        statement = ordered.limit(_ENTRIES_AT_ONCE)
         while True:
-            statement = (
-                select(*_AS_WRITTEN)
-                .where(audit_entries.c.tenant_id == chain, audit_entries.c.sequence > after)
-                .order_by(audit_entries.c.sequence)
-                .limit(_ENTRIES_AT_ONCE)
-            )
             rows = (await self._connection.execute(statement)).all()
             for row in rows:
                 yield row.sequence, _entry_as_written(row)
             if len(rows) < _ENTRIES_AT_ONCE:
                 return
-            after = rows[-1].sequence
+            statement = ordered.where(audit_entries.c.sequence > rows[-1].sequence).limit(_ENTRIES_AT_ONCE)
 
     async def head(self, chain: str) -> Head | None:
         """Where the chain ends."""

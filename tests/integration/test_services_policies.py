@@ -1,0 +1,124 @@
+"""Policies: checked whole, unique by name, their limits keep their state."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from apishield.core.model import Mode
+from apishield.core.records import Match, Override
+from apishield.errors import ProblemError
+from apishield.services.base import Ceilings
+from apishield.services.policies import PolicyChanges, PolicyDraft
+from tests.support.control_plane import FIRST_PAGE, ControlPlane, quota, rate
+
+SEARCH = PolicyDraft(
+    name="search",
+    per=("key", "attr:user_id"),
+    limit=rate(100),
+    match=Match(methods=("GET",), path="/v1/search*", scopes=("read",), attributes={"tier": "free"}),
+    overrides=(Override(subject={"key": "key_1"}, limit=rate(500)), Override(subject={"key": "key_2"}, limit=rate(1))),
+)
+
+
+async def test_a_policy_comes_back_as_it_was_made(plane: ControlPlane) -> None:
+    owner = await plane.owner()
+    policy = await plane.policies.create(owner, SEARCH)
+    assert await plane.policies.get(owner, policy.id) == policy
+    assert (policy.name, policy.per, policy.match) == (SEARCH.name, SEARCH.per, SEARCH.match)
+    ids = {policy.limit.id, *(override.limit.id for override in policy.overrides)}
+    assert len(ids) == 3
+    assert all(limit_id.startswith("lim_") for limit_id in ids)
+
+
+async def test_changed_numbers_keep_the_state_of_the_limit_and_of_each_subjects_override(plane: ControlPlane) -> None:
+    owner = await plane.owner()
+    policy = await plane.policies.create(owner, SEARCH)
+    changed = await plane.policies.update(
+        owner,
+        policy.id,
+        PolicyChanges(
+            limit=rate(5),
+            mode=Mode.SHADOW,
+            overrides=(
+                Override(subject={"key": "key_2"}, limit=rate(9)),
+                Override(subject={"key": "key_3"}, limit=rate(9)),
+            ),
+        ),
+    )
+    assert changed.limit == msgspec.structs.replace(rate(5), id=policy.limit.id)
+    assert changed.overrides[0].limit.id == policy.overrides[1].limit.id
+    assert changed.overrides[1].limit.id not in {override.limit.id for override in policy.overrides}
+
+
+async def test_the_policy_for_callers_without_a_key_can_be_changed_and_removed(plane: ControlPlane) -> None:
+    owner = await plane.owner()
+    (anonymous,) = (await plane.policies.list(owner, FIRST_PAGE)).items
+    changed = await plane.policies.update(owner, anonymous.id, PolicyChanges(limit=rate(5), enabled=False))
+    assert (changed.limit.id, changed.enabled) == (anonymous.limit.id, False)
+    await plane.policies.delete(owner, anonymous.id)
+    assert (await plane.policies.list(owner, FIRST_PAGE)).items == []
+    assert (await plane.actions(owner))[-2:] == ["policy.updated", "policy.deleted"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"name": ""}, "/name"),
+        ({"per": (), "overrides": ()}, "/per"),
+        ({"per": ("key", "colour", "attr:user_id")}, "/per/1"),
+        ({"per": ("key", "attr:user_id", "key")}, "/per/2"),
+        ({"per": ("key", "attr:", "attr:user_id")}, "/per/1"),
+        ({"limit": rate(0)}, "/limit"),
+        ({"limit": quota(5)}, "/limit"),
+        ({"cost": -1}, "/cost"),
+        ({"cost": 10**9 + 1}, "/cost"),
+        ({"match": Match(methods=("get me",))}, "/match/methods/0"),
+        ({"match": Match(path="no slash")}, "/match/path"),
+        ({"match": Match(path="/a/{open")}, "/match/path"),
+        ({"match": Match(scopes=("a b",))}, "/match/scopes/0"),
+        ({"match": Match(attributes={"a": "\0"})}, "/match/attributes/a"),
+        ({"overrides": (Override(subject={"ip": "1.2.3.4"}, limit=rate(1)),)}, "/overrides/0/subject"),
+        ({"overrides": (Override(subject={}, limit=rate(1)),)}, "/overrides/0/subject"),
+        ({"overrides": (Override(subject={"key": "k"}, limit=rate(0)),)}, "/overrides/0/limit"),
+        ({"overrides": (SEARCH.overrides[0], SEARCH.overrides[0])}, "/overrides/1/subject"),
+    ],
+)
+async def test_what_can_not_be_a_policy_is_refused_by_its_field(
+    plane: ControlPlane, fields: dict[str, object], pointer: str
+) -> None:
+    owner = await plane.owner()
+    with pytest.raises(ProblemError) as caught:
+        await plane.policies.create(owner, msgspec.structs.replace(SEARCH, **fields))
+    assert [fault.pointer for fault in caught.value.faults] == [pointer]
+
+
+async def test_a_name_is_one_policys(plane: ControlPlane) -> None:
+    owner = await plane.owner()
+    policy = await plane.policies.create(owner, SEARCH)
+    with pytest.raises(ProblemError, match=policy.id) as caught:
+        await plane.policies.create(owner, SEARCH)
+    assert caught.value.code == "conflict"
+    assert (await plane.policies.update(owner, policy.id, PolicyChanges(name="search"))).name == "search"
+
+
+async def test_another_tenants_policy_can_not_be_seen_or_touched(plane: ControlPlane) -> None:
+    owner, stranger = await plane.owner(), await plane.owner()
+    policy = await plane.policies.create(owner, SEARCH)
+    for attempt in (
+        plane.policies.get(stranger, policy.id),
+        plane.policies.update(stranger, policy.id, PolicyChanges(enabled=False)),
+        plane.policies.delete(stranger, policy.id),
+    ):
+        with pytest.raises(ProblemError) as caught:
+            await attempt
+        assert caught.value.code == "not_found"
+    assert await plane.policies.get(owner, policy.id) == policy
+
+
+async def test_policies_have_a_ceiling(plane: ControlPlane) -> None:
+    small = ControlPlane(plane.database, plane.clock, ceilings=Ceilings(policies=1))
+    owner = await small.owner()
+    with pytest.raises(ProblemError) as caught:
+        await small.policies.create(owner, SEARCH)
+    assert caught.value.code == "ceiling_reached"
