@@ -15,6 +15,7 @@ from apishield.services.secrets import Secrets
 from apishield.services.tenants import TenantChanges
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.pagination import PageRequest
+from apishield.stores.sql.repositories.audit import Event
 from tests.support.clock import SECOND_US
 from tests.support.control_plane import FIRST_PAGE, OPERATOR, ControlPlane
 from tests.support.database import plain_url
@@ -120,8 +121,7 @@ async def test_the_chain_goes_on_under_a_new_secret_and_needs_the_old_one_to_be_
 async def test_a_long_chain_is_walked_to_its_end(plane: ControlPlane) -> None:
     owner = await plane.owner()
     async with plane.database.transaction() as tx:
-        for number in range(1100):
-            await tx.audit.record(owner, action="test", target=str(number))
+        await tx.audit.record_many(owner, [Event("test", str(number)) for number in range(1100)])
     report = await plane.audit.verify(owner.tenant_id)
     assert (report.holds, report.entries) == (True, 1104)
 

@@ -17,6 +17,7 @@ from apishield.services.base import Service, differing, given, hold_tenant, not_
 from apishield.services.checks import Faults
 from apishield.services.key_drafts import ImportItem, ImportResult, KeyChanges, KeyDraft, checked, new_key
 from apishield.stores.sql.pagination import Page, PageRequest
+from apishield.stores.sql.repositories.audit import Event
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
 _PREFIXES = {Environment.LIVE: SecretKind.LIVE_KEY, Environment.TEST: SecretKind.TEST_KEY}
@@ -127,11 +128,13 @@ class KeyService(Service):
             tenant = await hold_tenant(tx, actor)
             room = self._ceilings.keys - await tx.keys.count(tenant.id, at_most=self._ceilings.keys)
             results = await key_import.import_keys(tx, self._secrets, tenant.id, items, room=room)
-            for result in results:
-                if result.key is not None:
-                    tx.changed("key", tenant.id, result.key.id)
-                    shown = Audited(self._secrets).key(result.key)
-                    await tx.audit.record(actor, action="key.imported", target=result.key.id, after=shown)
+            audited = Audited(self._secrets)
+            imported = [result.key for result in results if result.key is not None]
+            for key in imported:
+                tx.changed("key", tenant.id, key.id)
+            await tx.audit.record_many(
+                actor, [Event("key.imported", key.id, after=audited.key(key)) for key in imported]
+            )
         return results
 
     async def renew(self, tenant_id: str, stored_digest: bytes, secret: str) -> None:

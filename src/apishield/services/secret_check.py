@@ -9,6 +9,7 @@ from apishield.services.secrets import VARIABLE, Secrets
 from apishield.stores.sql.database import Database
 
 _PREFIX = "secret_check:"
+_LOCK = "secret_check"
 
 
 async def check_secret(database: Database, secrets: Secrets) -> None:
@@ -18,6 +19,9 @@ async def check_secret(database: Database, secrets: Secrets) -> None:
     encrypted could not be read.
     """
     async with database.transaction() as tx:
+        await tx.meta.put(
+            _LOCK, ""
+        )  # its row is held until the commit, so that two first starts go one after the other
         known = await tx.meta.starting_with(_PREFIX)
         given = {f"{_PREFIX}{version}": secrets.check_value(version) for version in secrets.versions}
         shared = known.keys() & given.keys()

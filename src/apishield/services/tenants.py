@@ -15,6 +15,7 @@ from apishield.services.audited import Audited
 from apishield.services.base import Service, differing, given, not_found, require_operator
 from apishield.services.checks import Faults
 from apishield.stores.sql.pagination import Page, PageRequest
+from apishield.stores.sql.repositories.audit import Event
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
 SELF_SERVE_PLANS = frozenset({"starter"})
@@ -82,13 +83,13 @@ class TenantService(Service):
             tx.changed("key", tenant.id, key.id)
             tx.changed("policy", tenant.id, policy.id)
             audited = Audited(self._secrets)
-            for action, target, after in (
-                ("tenant.created", tenant.id, audited.tenant(tenant)),
-                ("token.created", token.id, audited.token(token)),
-                ("key.created", key.id, audited.key(key)),
-                ("policy.created", policy.id, audited.policy(policy)),
-            ):
-                await tx.audit.record(actor, action=action, target=target, after=after, tenant_id=tenant.id)
+            events = [
+                Event("tenant.created", tenant.id, after=audited.tenant(tenant)),
+                Event("token.created", token.id, after=audited.token(token)),
+                Event("key.created", key.id, after=audited.key(key)),
+                Event("policy.created", policy.id, after=audited.policy(policy)),
+            ]
+            await tx.audit.record_many(actor, events, tenant_id=tenant.id)
         return TenantCreated(tenant, token, token_secret, key, key_secret)
 
     async def get(self, actor: Actor, tenant_id: str) -> Tenant:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Text, select, type_coerce, update
+from sqlalchemy import ColumnElement, Row, Text, insert, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.core.audit_chain import GENESIS, ChainKey, Head, entry_mac, make_head
@@ -22,6 +22,15 @@ SERVICE_CHAIN = "operator"
 """The chain of what the operator does for no tenant, such as a block for all."""
 
 _ENTRIES_AT_ONCE = 500
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What happened to what: ``key.updated``, the key's id, and the listed fields as they were and as they are."""
+
+    action: str
+    target: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
 
 
 class AuditRepository:
@@ -50,26 +59,36 @@ class AuditRepository:
         ``before`` and ``after`` hold listed fields only: no secret, no metadata in clear. The chain's head is held from
         here to the end of the transaction, so call it after all other locks are taken.
         """
+        await self.record_many(actor, [Event(action, target, before, after)], tenant_id=tenant_id)
+
+    async def record_many(self, actor: Actor, events: Sequence[Event], *, tenant_id: str | None = None) -> None:
+        """Appends an entry for each event, in order, as ``record`` does for one."""
+        if not events:
+            return
         chain = tenant_id or actor.tenant_id or SERVICE_CHAIN
-        sequence, previous_mac = await self._hold_head(chain)
-        entry = AuditEntry(
-            id=new_id("aud", self._now_us, self._entropy),
-            tenant_id=chain,
-            sequence=sequence + 1,
-            at_us=self._now_us,
-            actor=actor.id,
-            action=action,
-            target=target,
-            before=None if before is None else dict(before),
-            after=None if after is None else dict(after),
-            address=actor.address,
-            request_id=actor.request_id,
-            previous_mac=previous_mac,
-            mac="",
-        )
-        entry = msgspec.structs.replace(entry, mac=entry_mac(self._key, entry))
-        head = make_head(self._key, chain, entry.sequence, entry.mac)
-        await self._connection.execute(audit_entries.insert(), row_of(entry))
+        sequence, mac = await self._hold_head(chain)
+        entries: list[AuditEntry] = []
+        for event in events:
+            sequence += 1
+            entry = AuditEntry(
+                id=new_id("aud", self._now_us, self._entropy),
+                tenant_id=chain,
+                sequence=sequence,
+                at_us=self._now_us,
+                actor=actor.id,
+                action=event.action,
+                target=event.target,
+                before=None if event.before is None else dict(event.before),
+                after=None if event.after is None else dict(event.after),
+                address=actor.address,
+                request_id=actor.request_id,
+                previous_mac=mac,
+                mac="",
+            )
+            mac = entry_mac(self._key, entry)
+            entries.append(msgspec.structs.replace(entry, mac=mac))
+        head = make_head(self._key, chain, sequence, mac)
+        await self._connection.execute(insert(audit_entries), [row_of(entry) for entry in entries])
         await self._connection.execute(update(audit_heads).where(audit_heads.c.tenant_id == chain).values(row_of(head)))
 
     async def _hold_head(self, chain: str) -> tuple[int, str]:
