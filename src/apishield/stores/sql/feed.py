@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import Row, Select, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.core.model import SECOND_US
@@ -35,6 +35,7 @@ KEPT_US = 3_600 * SECOND_US
 
 _PRUNED_EVERY = 256
 _IDS_AT_ONCE = 500
+_ROWS_AT_ONCE = 500
 _OBJECTS: tuple[tuple[ChangeKind, str, Table, type[Any]], ...] = (
     ("tenant", "tenants", tenants, Tenant),
     ("token", "tokens", tokens, Token),
@@ -139,14 +140,23 @@ async def _read(
         )
     if ids is not None:
         statement = statement.where(table.c.id.in_(ids))
-    return [record(**row._mapping) for row in await connection.execute(statement)]
+    return await _streamed(connection, statement, lambda row: record(**row._mapping))
 
 
 async def _read_hashes(connection: AsyncConnection, kind: Any, ids: Sequence[str] | None = None) -> list[Any]:
     statement = hashes_of(kind)
     if ids is not None:
         statement = statement.where(secrets.c.owner_id.in_(ids))
-    return [hash_of(row) for row in await connection.execute(statement)]
+    return await _streamed(connection, statement, hash_of)
+
+
+async def _streamed(connection: AsyncConnection, statement: Select[Any], read: Callable[[Row[Any]], Any]) -> list[Any]:
+    """All rows, read in slices: a node that loads a large snapshot while it serves goes on serving."""
+    found: list[Any] = []
+    async with connection.stream(statement) as rows:
+        async for some in rows.partitions(_ROWS_AT_ONCE):
+            found += [read(row) for row in some]
+    return found
 
 
 def _slices(ids: set[str]) -> Iterable[list[str]]:
