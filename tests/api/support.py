@@ -87,6 +87,7 @@ class Tenant(Caller):
 
     def __init__(self, client: httpx2.AsyncClient, made: Json) -> None:
         super().__init__(client, made["token"])
+        self.secret: str = made["token"]
         self.id: str = made["id"]
         self.token_id: str = made["token_id"]
         self.service_key: str = made["api_key"]["key"]
@@ -123,6 +124,11 @@ class Service:
         """A new tenant."""
         made = await self.operator.ok("POST", "/v1/tenants", {"name": name}, status=201)
         return Tenant(self.client, made)
+
+    async def later(self, seconds: float) -> None:
+        """Lets time pass for a node that keeps up with its database."""
+        self.clock.advance(seconds)
+        await self.runtime.snapshot.catch_up()
 
     def document(self) -> Json:
         """The OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Kinds of credential × routes, walked over the OpenAPI document, so that a new route is covered by itself."""
+"""Kinds of credential by routes, walked over the OpenAPI document, so that a new route is covered by itself."""
 
 from __future__ import annotations
 

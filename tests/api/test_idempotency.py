@@ -136,5 +136,5 @@ async def test_neither_the_answer_nor_the_key_lies_in_the_database_in_clear(serv
     )
     raw = b"".join(path.read_bytes() for path in service.runtime.settings.data_dir.glob("apishield.db*"))
     assert made["id"].encode() in raw  # the search itself works
-    for secret in (made["key"], "canary-idempotency-key", alice.token):
+    for secret in (made["key"], "canary-idempotency-key", alice.secret):
         assert secret.encode() not in raw

@@ -120,7 +120,7 @@ async def test_another_tenants_thing_and_one_that_never_was_get_the_same_answer(
 async def test_no_list_and_no_answer_shows_another_tenants_things(
     service: Service, alice: Tenant, bob: Tenant, belongings: dict[str, str]
 ) -> None:
-    private = [*belongings.values(), alice.token, alice.service_key, "alices", "198.51.100.7", "198.51.100.8"]
+    private = [*belongings.values(), alice.secret, alice.service_key, "alices", "198.51.100.7", "198.51.100.8"]
     before = await state(service, alice.id)
     asked = [operation for operation in operations(service.document()) if not operation.ids]
     viewer = await bob.viewer()

@@ -190,13 +190,19 @@ class UsageService:
             await self._totals(key, now_us),
         )
 
-    async def reset(self, key: Key) -> None:
-        """Forgets the live state of all rate limits of ``key``; quotas stay as they are, since bills stand on them."""
+    async def reset(self, actor: Actor, key: Key) -> None:
+        """Forgets the live state of the rate limits of ``key``, and says so in the audit log.
+
+        Quotas stay as they are, since bills stand on them; so do the limits that the key shares with others of its customer.
+        """
         assert self._counters is not None
         view = self._snapshot.tenant(key.tenant_id)
         entry = view.keys.get(key.id) if view is not None else None
-        if entry is not None:
-            await self._counters.reset([counter for counter in entry.counters if not _is_quota(counter)])
+        own = {limit.id for limit in key.rate_limits}
+        async with self._database.transaction() as tx:
+            await tx.audit.record(actor, action="key.limits_reset", target=key.id)
+            if entry is not None:
+                await self._counters.reset([counter for counter in entry.counters if counter.limit.id in own])
 
     async def _totals(self, key: Key, now_us: int) -> KeyTotals:
         today = _day(now_us)

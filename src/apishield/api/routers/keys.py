@@ -110,5 +110,5 @@ async def get_key_usage(key_id: KeyId, actor: CurrentActor, runtime: CurrentRunt
 @permit(Permission.KEYS_WRITE)
 async def reset_key_limits(key_id: KeyId, actor: CurrentActor, runtime: CurrentRuntime) -> Response:
     """Forgets what the key's rate limits have counted. Quotas stay as they are."""
-    await runtime.usage.reset(await runtime.keys.get(actor, key_id))
+    await runtime.usage.reset(actor, await runtime.keys.get(actor, key_id))
     return Response(status_code=204)

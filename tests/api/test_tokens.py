@@ -1,0 +1,65 @@
+"""Tokens over HTTP: shown once, never more than their maker, listed, revoked."""
+
+from __future__ import annotations
+
+from tests.api.support import Caller, Service, Tenant
+
+
+async def test_a_token_is_shown_once_and_listed_without_its_secret(service: Service, alice: Tenant) -> None:
+    service.clock.advance(1)
+    made = await alice.ok("POST", "/v1/tokens", {"name": "CI", "role": "owner"}, status=201)
+    assert made["token"].startswith("ast_")
+    assert (made["status"], made["expires_at"], made["last_used_at"]) == ("active", None, None)
+    response = await alice.ask("GET", "/v1/tokens")
+    assert made["token"] not in response.text
+    assert [token["name"] for token in response.json()["data"]] == ["CI", "First token"]
+    assert {"token", "key"}.isdisjoint(response.json()["data"][0])
+
+
+async def test_a_token_can_do_no_more_than_its_role(alice: Tenant) -> None:
+    viewer = await alice.viewer()
+    await viewer.ok("GET", "/v1/keys")
+    await viewer.problem(403, "forbidden", "POST", "/v1/tokens", {"name": "x", "role": "viewer"})
+
+
+async def test_a_token_does_not_outlive_the_one_that_makes_it(service: Service, alice: Tenant) -> None:
+    short = await alice.ok(
+        "POST", "/v1/tokens", {"name": "Short", "role": "owner", "expires_at": "2026-12-01T00:00:00Z"}, status=201
+    )
+    maker = Caller(service.client, short["token"])
+    problem = await maker.problem(
+        422,
+        "validation_failed",
+        "POST",
+        "/v1/tokens",
+        {"name": "x", "role": "owner", "expires_at": "2026-12-01T00:00:00.000001Z"},
+    )
+    assert problem["errors"][0]["pointer"] == "/expires_at"
+    inherited = await maker.ok("POST", "/v1/tokens", {"name": "x", "role": "owner"}, status=201)
+    assert inherited["expires_at"] == "2026-12-01T00:00:00Z"
+
+
+async def test_there_is_no_operators_token_to_be_made(alice: Tenant) -> None:
+    await alice.problem(422, "validation_failed", "POST", "/v1/tokens", {"name": "x", "role": "operator"})
+
+
+async def test_revoking_twice_is_as_once_and_the_record_stays(alice: Tenant) -> None:
+    made = await alice.ok("POST", "/v1/tokens", {"name": "x", "role": "viewer"}, status=201)
+    for _ in range(2):
+        await alice.ok("DELETE", f"/v1/tokens/{made['id']}", status=204)
+    shown = next(t for t in (await alice.ok("GET", "/v1/tokens"))["data"] if t["id"] == made["id"])
+    assert shown["status"] == "revoked"
+
+
+async def test_an_expired_token_says_so(service: Service, alice: Tenant) -> None:
+    await alice.ok(
+        "POST", "/v1/tokens", {"name": "x", "role": "viewer", "expires_at": "2026-11-18T11:10:00Z"}, status=201
+    )
+    service.clock.advance(3600)
+    assert (await alice.ok("GET", "/v1/tokens"))["data"][0]["status"] == "expired"
+
+
+async def test_the_hundredth_token_is_the_last(alice: Tenant) -> None:
+    for number in range(99):
+        await alice.ok("POST", "/v1/tokens", {"name": f"{number}", "role": "viewer"}, status=201)
+    await alice.problem(422, "ceiling_reached", "POST", "/v1/tokens", {"name": "x", "role": "viewer"})
