@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp
-
 from apishield.api.app import create_app
 from apishield.api.dataplane.app import DataPlane
 from apishield.bootstrap import Runtime
 
 
-def create_asgi(runtime: Runtime) -> ASGIApp:
+def create_asgi(runtime: Runtime) -> DataPlane:
     """The application of ``runtime``, which whoever serves it starts and closes."""
     return DataPlane(runtime, create_app(runtime))

@@ -31,21 +31,27 @@ LIMIT = "limit:"
 
 def problem_response(scope: Scope, error: ProblemError) -> Response:
     """``error`` as the answer to the request of ``scope``."""
+    body, headers = problem_document(error, scope.get("path", "/"), scope.get(REQUEST_ID))
+    return Response(body, error.status, headers, MEDIA_TYPE)
+
+
+def problem_document(error: ProblemError, instance: str, request_id: str | None) -> tuple[bytes, dict[str, str]]:
+    """``error`` as a document, and the headers that go with it."""
     document: dict[str, Any] = {
         "type": f"{PROBLEM_TYPE_BASE}{error.code}.md",
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
-        "instance": scope.get("path", "/"),
+        "instance": instance,
         "code": error.code,
-        "request_id": scope.get(REQUEST_ID),
+        "request_id": request_id,
     }
     if error.faults:
         document["errors"] = [{"pointer": fault.pointer, "message": fault.message} for fault in error.faults]
     headers = dict(error.headers)
     if error.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="APIShield"')
-    return Response(msgspec.json.encode(document), error.status, headers, MEDIA_TYPE)
+    return msgspec.json.encode(document), headers
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:

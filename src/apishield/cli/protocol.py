@@ -1,7 +1,11 @@
-"""HTTP on a connection: uvicorn's protocol, bounded where it waits and collects without end.
+"""HTTP on a connection: uvicorn's protocol, bounded where it waits and collects without end, with a short cut for checks.
 
 A request's line and headers may have 32 KiB (then 431) and take 15 seconds (then the connection is closed). What can't
 be parsed, or is too large, is answered with a problem document like every other error.
+
+Paths that the application lists under ``direct`` (the data plane's) skip ASGI's messages: no scope, task or event is made
+for them, and the whole response is one write. That halves what a check costs. A request that the short cut is not made for
+(another method, an upgrade, ``Expect``, a reader too slow for its answers) takes the long way, to the same answer.
 """
 
 from __future__ import annotations
@@ -9,10 +13,15 @@ from __future__ import annotations
 import secrets
 import time
 from asyncio import BaseTransport, TimerHandle
+from collections.abc import Awaitable
+from typing import ClassVar
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.app import Direct
+from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.core.ids import new_id
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
 
@@ -25,17 +34,44 @@ class HeadTooLargeError(Exception):
     """The request's line and headers are over ``MAX_HEAD_BYTES``; httptools turns it into a parser's error."""
 
 
+class _NoEvent:
+    """Stands for the event that a ``RequestResponseCycle`` waits for; a direct one waits for nothing."""
+
+    def set(self) -> None:
+        """Does nothing."""
+
+
+class DirectCycle:
+    """A request that is answered without ASGI. Has what the protocol asks of uvicorn's ``RequestResponseCycle``."""
+
+    __slots__ = ("body", "disconnected", "headers", "keep_alive", "more_body", "response_complete", "route")
+
+    message_event = _NoEvent()
+
+    def __init__(self, route: Direct, headers: list[tuple[bytes, bytes]], *, keep_alive: bool) -> None:
+        self.route = route
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.body = b""
+        self.disconnected = False
+        self.more_body = True
+        self.response_complete = False
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol over httptools, with bounds on the head of a request."""
+    """uvicorn's protocol over httptools, with bounds on the head of a request and direct routes."""
 
     _head_open = False
     _head_bytes = 0  # an upper bound: it counts the chunks in which the head arrives, whole
     _too_large = False
     _head_timer: TimerHandle | None = None
+    _headers_joined: ClassVar[list[tuple[bytes, bytes]] | None] = None
+    _head_joined: ClassVar[bytes] = b""
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Waits for the first head, not for ever."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        self._direct: dict[bytes, Direct] = getattr(self.app, "direct", {})
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,12 +106,72 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._too_large = True
                 raise HeadTooLargeError
         self._head_bytes = 0
-        super().on_headers_complete()
+        route = self._direct.get(self.url)
+        if route is None or not self._goes_directly():
+            super().on_headers_complete()
+            return
+        self.cycle = DirectCycle(route, self.headers, keep_alive=self.parser.should_keep_alive())  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Passes the body on; the chunks it comes in are no part of the next head."""
         self._head_bytes = 0
-        super().on_body(body)
+        cycle: object = self.cycle
+        if type(cycle) is not DirectCycle:
+            super().on_body(body)
+        elif len(cycle.body) <= MAX_BODY_BYTES:  # what comes beyond is dropped: the route refuses the size
+            cycle.body = cycle.body + body if cycle.body else body
+
+    def on_message_complete(self) -> None:
+        """A request is complete: a direct one is answered now, or once what it waits for is there."""
+        cycle: object = self.cycle
+        if type(cycle) is not DirectCycle:
+            super().on_message_complete()
+            return
+        if cycle.response_complete:
+            return
+        answer = cycle.route(cycle.headers, cycle.body)
+        if isinstance(answer, Answer):
+            self._write(cycle, answer)
+        else:
+            task = self.loop.create_task(self._write_later(cycle, answer))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+
+    def _goes_directly(self) -> bool:
+        return (
+            self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and not self.parser.should_upgrade()
+        )
+
+    async def _write_later(self, cycle: DirectCycle, pending: Awaitable[Answer]) -> None:
+        self._write(cycle, await pending)
+
+    def _write(self, cycle: DirectCycle, answer: Answer) -> None:
+        cycle.response_complete = True
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        parts = [STATUS_LINE[answer.status], self._default_head()]
+        for name, value in answer.headers:
+            parts += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts += (b"content-length: %d\r\n\r\n" % len(answer.body), answer.body)
+        self.transport.write(b"".join(parts))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _default_head(self) -> bytes:
+        """The headers of every response (its date), joined once for as long as uvicorn keeps the list."""
+        headers = self.server_state.default_headers
+        if headers is not BoundedHttpProtocol._headers_joined:
+            BoundedHttpProtocol._headers_joined = headers
+            BoundedHttpProtocol._head_joined = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        return BoundedHttpProtocol._head_joined
 
     def send_400_response(self, msg: str) -> None:
         """Answers what can't be parsed, and closes."""

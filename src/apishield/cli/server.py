@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from apishield import settings as settings_module
 from apishield.api.asgi import create_asgi
+from apishield.api.dataplane.app import Direct
 from apishield.bootstrap import build
 from apishield.cli.protocol import BoundedHttpProtocol
 from apishield.errors import APIShieldError
@@ -40,6 +41,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.direct: Mapping[bytes, Direct] = {}
         self._app: ASGIApp = self._live
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -57,7 +59,8 @@ class Service:
             log.error("the service can't start", reason=str(error))
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
-        self._app = create_asgi(runtime)
+        application = create_asgi(runtime)
+        self._app, self.direct = application, application.direct
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await runtime.close()

@@ -1,10 +1,15 @@
-"""``/v1/check``, ``/v1/check/batch`` and ``/v1/report`` as one ASGI callable in front of the control plane."""
+"""``/v1/check``, ``/v1/check/batch`` and ``/v1/report``: headers and a body in, an answer out.
+
+``answer`` decides a request without knowing the server. ``DataPlane`` is an ASGI application around it, and a server that
+can do without ASGI's messages (``cli.protocol``) calls ``direct`` itself: a check is then one function call from parser to
+socket, without a task, a scope or an event.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 
 import msgspec
@@ -12,9 +17,10 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apishield.api.dataplane.access import Access
-from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body
-from apishield.api.middleware.bounds import check_query
-from apishield.api.problems import REQUEST_ID, problem_response
+from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
+from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
+from apishield.api.problems import MEDIA_TYPE, problem_document
 from apishield.bootstrap import Runtime
 from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError
@@ -26,6 +32,10 @@ log = structlog.get_logger("apishield.dataplane")
 MAX_CHECKS = 1000
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
 _JSON = (b"content-type", b"application/json")
+
+Headers = Sequence[tuple[bytes, bytes]]
+Direct = Callable[[Headers, bytes], Answer | Awaitable[Answer]]
+"""Answers a POST of one path; never raises."""
 
 _encode = msgspec.json.Encoder().encode
 _check_decoder = msgspec.json.Decoder(CheckRequest)
@@ -45,24 +55,24 @@ _report_decoder = msgspec.json.Decoder(Report)
 
 
 class _Asked:
-    """What the headers of a request say, read in one pass."""
+    """What the headers of a request say, read in one pass; their size was bounded by the server before."""
 
-    __slots__ = ("authorization", "content_type", "request_id", "tenant")
+    __slots__ = ("authorization", "content_type", "request_id", "tenant", "twice")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, headers: Headers) -> None:
         self.authorization: bytes | None = None
         self.tenant: bytes | None = None
         self.content_type: bytes | None = None
         self.request_id: bytes | None = None
-        for name, value in scope["headers"]:  # their size was bounded by the server, before they were a scope
+        self.twice = False
+        for name, value in headers:
             if name == b"authorization":
-                if self.authorization is not None:
-                    raise ProblemError("bad_request", "There are several Authorization headers; send one.")
+                self.twice = self.authorization is not None
                 self.authorization = value
             elif name == b"content-type":
                 self.content_type = value
             elif name == b"x-request-id":
-                self.request_id = value
+                self.request_id = value if _SANE_REQUEST_ID.fullmatch(value) is not None else None
             elif name == b"x-apishield-tenant":
                 self.tenant = value
 
@@ -76,97 +86,109 @@ class DataPlane:
         self._reports = runtime.reports
         self._access = Access(runtime.snapshot, runtime.clock)
         self._observe = runtime.metrics.observe_check
-        self._routes: dict[str, Callable[[TenantView, bytes], Awaitable[tuple[int, bytes, str | None]]]] = {
+        self._routes: dict[str, Direct] = {
+            "/v1/check": self._check,
             "/v1/check/batch": self._check_batch,
             "/v1/report": self._report,
         }
+        self.direct: dict[bytes, Direct] = {path.encode(): route for path, route in self._routes.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path = scope["path"]
-            if path == "/v1/check":
-                await self._check(scope, receive, send)
-                return
-            route = self._routes.get(path)
-            if route is not None:
-                await self._serve(route, scope, receive, send)
-                return
-        await self._control_plane(scope, receive, send)
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is None:
+            await self._control_plane(scope, receive, send)
+            return
+        headers: Headers = scope["headers"]
+        try:
+            if scope["query_string"]:
+                check_query(scope["query_string"])
+            answer = route(headers, await read_body(receive))
+            if not isinstance(answer, Answer):
+                answer = await answer
+        except ClientDisconnectedError:
+            return
+        except ProblemError as error:
+            answer = self._problem(error, _Asked(headers), scope["path"])
+        length = (b"content-length", b"%d" % len(answer.body))
+        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
+        await send({"type": "http.response.body", "body": answer.body})
 
-    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """``POST /v1/check``: as ``_serve``, written out so that the hottest path makes no second call."""
+    # --- POST /v1/check -----------------------------------------------------------------------------------------------
+
+    def _check(self, headers: Headers, body: bytes) -> Answer | Awaitable[Answer]:
+        """Written out, so that the hottest path makes no call that it need not."""
         started = perf_counter()
+        asked = _Asked(headers)
         try:
-            asked = _Asked(scope)
-            if scope["query_string"]:
-                check_query(scope["query_string"])
-            body = await read_body(receive)
-            view = await self._tenant(asked)
+            view = self._remembered(asked, body)
+            if view is None:
+                return self._later(asked, body, "/v1/check", self._check_of)
             decision = self._engine.check(view, decode(_check_decoder, body))
-            if not isinstance(decision, Decision):
-                decision = await decision
-        except Exception as error:  # noqa: BLE001  the last net: nothing gets out without an answer
-            await self._fail(error, scope, receive, send)
-            return
-        answer = _encode(decision)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    _JSON,
-                    (b"content-length", b"%d" % len(answer)),
-                    (b"x-request-id", _request_id(asked, decision.decision_id)),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": answer})
+        except Exception as error:  # noqa: BLE001  the last net: nothing goes without an answer
+            return self._failure(error, asked, "/v1/check")
+        if not isinstance(decision, Decision):
+            return self._check_later(asked, decision, started)
+        answer = _decided(asked, decision)
         self._observe(perf_counter() - started)
+        return answer
 
-    async def _serve(
-        self,
-        route: Callable[[TenantView, bytes], Awaitable[tuple[int, bytes, str | None]]],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def _check_later(self, asked: _Asked, pending: Awaitable[Decision], started: float) -> Answer:
         try:
-            asked = _Asked(scope)
-            if scope["query_string"]:
-                check_query(scope["query_string"])
-            body = await read_body(receive)
-            view = await self._tenant(asked)
-            status, answer, name = await route(view, body)
+            decision = await pending
         except Exception as error:  # noqa: BLE001  the last net
-            await self._fail(error, scope, receive, send)
-            return
-        headers = [_JSON, (b"content-length", b"%d" % len(answer)), (b"x-request-id", _request_id(asked, name))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+            return self._failure(error, asked, "/v1/check")
+        answer = _decided(asked, decision)
+        self._observe(perf_counter() - started)
+        return answer
 
-    async def _tenant(self, asked: _Asked) -> TenantView:
+    async def _check_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
+        decision = self._engine.check(view, decode(_check_decoder, body))
+        return _decided(asked, decision if isinstance(decision, Decision) else await decision)
+
+    # --- who asks -----------------------------------------------------------------------------------------------------
+
+    def _remembered(self, asked: _Asked, body: bytes) -> TenantView | None:
+        """The tenant of a header that was seen before; raises for what is wrong with the request whoever asks."""
+        if asked.twice:
+            raise ProblemError("bad_request", "There are several Authorization headers; send one.")
         if asked.content_type is not None and b"json" not in asked.content_type.lower():
             shown = asked.content_type[:60].decode("latin-1")
             raise ProblemError(
                 "unsupported_media_type", f"Content-Type is {shown!a}; send JSON: 'Content-Type: application/json'."
             )
-        if asked.authorization is not None and asked.tenant is None:
-            view = self._access.remembered(asked.authorization)
-            if view is not None:
-                return view
-        return await self._access.tenant(asked.authorization, asked.tenant)
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large()
+        if asked.authorization is None or asked.tenant is not None:
+            return None
+        return self._access.remembered(asked.authorization)
+
+    async def _later(
+        self,
+        asked: _Asked,
+        body: bytes,
+        path: str,
+        route: Callable[[_Asked, TenantView, bytes], Awaitable[Answer]],
+    ) -> Answer:
+        """Answers where first must be found out who asks, or the answer takes more than one step."""
+        try:
+            view = self._remembered(asked, body) or await self._access.tenant(asked.authorization, asked.tenant)
+            return await route(asked, view, body)
+        except Exception as error:  # noqa: BLE001  the last net
+            return self._failure(error, asked, path)
 
     # --- the other routes ---------------------------------------------------------------------------------------------
 
-    async def _check_batch(self, view: TenantView, body: bytes) -> tuple[int, bytes, str | None]:
+    def _check_batch(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/check/batch``: results in order; a bad item spoils only itself."""
+        return self._later(_Asked(headers), body, "/v1/check/batch", self._check_batch_of)
+
+    async def _check_batch_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
         checks = decode(_batch_decoder, body).checks
         _bound("checks", len(checks), MAX_CHECKS)
-        results = [self._check_item(view, raw) for raw in checks]
-        decisions = await _together(results)
-        first = decisions[0].decision_id if decisions else None
-        return 200, b'{"results":' + _encode(decisions) + b"}", first
+        decisions = await _together([self._check_item(view, raw) for raw in checks])
+        request_id = self._request_id(asked, decisions[0].decision_id if decisions else None)
+        return Answer(200, [_JSON, request_id], b'{"results":' + _encode(decisions) + b"}")
 
     def _check_item(self, view: TenantView, raw: msgspec.Raw) -> Decision | Awaitable[Decision]:
         try:
@@ -175,8 +197,11 @@ class DataPlane:
             return self._engine.refuse(view, "bad_request", error.detail)
         return self._engine.check(view, request)
 
-    async def _report(self, view: TenantView, body: bytes) -> tuple[int, bytes, str | None]:
+    def _report(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/report``: what became of decisions."""
+        return self._later(_Asked(headers), body, "/v1/report", self._report_of)
+
+    async def _report_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
         events = decode(_reports_decoder, body).events
         _bound("events", len(events), MAX_REPORTS)
         reports: list[Report | str] = []
@@ -185,22 +210,52 @@ class DataPlane:
                 reports.append(decode(_report_decoder, bytes(raw)))
             except ProblemError as error:
                 reports.append(error.detail)
-        return 202, _encode(self._reports.take(view.tenant.id, reports)), None
+        receipt = self._reports.take(view.tenant.id, reports)
+        return Answer(202, [_JSON, self._request_id(asked, None)], _encode(receipt))
 
-    async def _fail(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers with a problem; one that was not meant goes to the log, and tells nothing of the inside."""
-        if isinstance(error, ClientDisconnectedError | asyncio.CancelledError):
-            return
-        scope[REQUEST_ID] = request_id = _given_request_id(scope) or self._engine.new_request_id()
-        if not isinstance(error, ProblemError):
-            log.error("request.failed", path=scope["path"], request_id=request_id, exc_info=error)
-            error = ProblemError(
-                "internal",
-                f"The request failed on our side. Give request_id {request_id} to whoever runs this service.",
-            )
-        response = problem_response(scope, error)
-        response.headers["X-Request-Id"] = request_id
-        await response(scope, receive, send)
+    # --- what went wrong ----------------------------------------------------------------------------------------------
+
+    def _failure(self, error: Exception, asked: _Asked, path: str) -> Answer:
+        """A problem; one that was not meant goes to the log, and tells nothing of the inside."""
+        if isinstance(error, ProblemError):
+            return self._problem(error, asked, path)
+        asked.request_id = self._request_id(asked, None)[1]
+        shown = asked.request_id.decode()
+        log.error("request.failed", path=path, request_id=shown, exc_info=error)
+        return self._problem(
+            ProblemError(
+                "internal", f"The request failed on our side. Give request_id {shown} to whoever runs this service."
+            ),
+            asked,
+            path,
+        )
+
+    def _problem(self, error: ProblemError, asked: _Asked, path: str) -> Answer:
+        request_id = self._request_id(asked, None)
+        document, headers = problem_document(error, path, request_id[1].decode())
+        return Answer(
+            error.status,
+            [
+                (b"content-type", MEDIA_TYPE.encode()),
+                request_id,
+                *((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()),
+            ],
+            document,
+        )
+
+    def _request_id(self, asked: _Asked, decision_id: str | None) -> tuple[bytes, bytes]:
+        if asked.request_id is None and decision_id is None:
+            return b"x-request-id", self._engine.new_request_id().encode()
+        return _request_id(asked, decision_id or "")
+
+
+def _decided(asked: _Asked, decision: Decision) -> Answer:
+    return Answer(200, [_JSON, _request_id(asked, decision.decision_id)], _encode(decision))
+
+
+def _request_id(asked: _Asked, decision_id: str) -> tuple[bytes, bytes]:
+    """The caller's request id where it is sane, else one that tells which decision it was."""
+    return b"x-request-id", asked.request_id or b"req_" + decision_id[4:30].encode()
 
 
 async def _together(results: list[Decision | Awaitable[Decision]]) -> list[Decision]:
@@ -210,21 +265,6 @@ async def _together(results: list[Decision | Awaitable[Decision]]) -> list[Decis
         await asyncio.gather(*pending)
     decided = iter(pending)
     return [each if isinstance(each, Decision) else next(decided).result() for each in results]
-
-
-def _request_id(asked: _Asked, decision_id: str | None) -> bytes:
-    """The caller's request id where it is sane, else one that tells which decision it was."""
-    given = asked.request_id
-    if given is not None and _SANE_REQUEST_ID.fullmatch(given) is not None:
-        return given
-    return b"req_" + decision_id[4:30].encode() if decision_id is not None else b"req_none"
-
-
-def _given_request_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value) is not None:
-            return str(value, "ascii")
-    return None
 
 
 def _bound(field: str, count: int, most: int) -> None:

@@ -26,7 +26,7 @@ async def read_body(receive: Receive) -> bytes:
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False) and message["type"] == "http.request":
         if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+            raise too_large()
         return body
     parts = [body]
     size = len(body)
@@ -37,7 +37,7 @@ async def read_body(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY_BYTES:
-            raise _too_large()
+            raise too_large()
     if message["type"] == "http.disconnect":
         raise ClientDisconnectedError
     return b"".join(parts)
@@ -75,7 +75,8 @@ def _invalid(text: str) -> ProblemError:
     return ProblemError("validation_failed", f"{name}{joint}{message}.", faults=[Fault(pointer, message)])
 
 
-def _too_large() -> ProblemError:
+def too_large() -> ProblemError:
+    """The body is over 1 MiB."""
     return ProblemError(
         "body_too_large",
         f"The body is over {MAX_BODY_BYTES} bytes (1 MiB). Send less at once.",
