@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -11,10 +14,12 @@ import pytest
 from sqlalchemy import text
 
 from apishield.errors import ConfigurationError, ProblemError
+from apishield.stores.sql import database as database_module
 from apishield.stores.sql import engine
 from apishield.stores.sql.database import Database
 from tests.support.clock import ManualClock
 from tests.support.database import plain_url
+from tests.support.processes import descendants
 from tests.support.services import PostgresServer
 
 
@@ -167,6 +172,29 @@ async def test_a_killed_postgresql_is_unavailable_and_heals(
         assert await tx.meta.get("name") == "value"
     await database.close()
     assert "database:" in caplog.text
+
+
+async def test_a_frozen_postgresql_is_said_to_be_unavailable_within_seconds(
+    postgres_url: str, postgres_server: PostgresServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "PATIENCE_SECONDS", 0.2)
+    database = Database(postgres_url, clock)
+    await database.migrate()
+    frozen = [postgres_server.pid, *descendants(postgres_server.pid)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        results = await asyncio.gather(*(database.check() for _ in range(20)), return_exceptions=True)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    assert {result.code for result in results if isinstance(result, ProblemError)} == {"database_unavailable"}
+    assert not any(isinstance(result, str) for result in results)
+    monkeypatch.setattr(database_module, "PATIENCE_SECONDS", 60)
+    with contextlib.suppress(ProblemError):
+        await database.check()  # the look that was given up may still be ending
+    assert "schema" in await database.check()
+    await database.close()
 
 
 async def test_a_postgresql_that_dies_in_the_middle_of_a_transaction_has_done_nothing(

@@ -18,8 +18,10 @@ from apishield.core.ports import Clock, QuotaUse
 from apishield.errors import ConfigurationError
 from apishield.stores.sql import feed, migrate
 from apishield.stores.sql.engine import WRITES, make_engine, prepare_file, read_url
-from apishield.stores.sql.failures import translated
+from apishield.stores.sql.failures import translated, unavailable
 from apishield.stores.sql.unit_of_work import UnitOfWork
+
+PATIENCE_SECONDS = 3
 
 OnCommit = Callable[[int], Awaitable[None] | None]
 
@@ -49,6 +51,7 @@ class Database:
         self._audit_key = audit_key or ChainKey(0, b"")
         self._entropy = entropy
         self._on_commit: list[OnCommit] = []
+        self._look: asyncio.Task[str] | None = None
         # SQLite has one writer: waiting here is fair and wakes at once, where its busy time-out polls.
         self._one_writer = asyncio.Lock() if self.is_sqlite else None
 
@@ -117,8 +120,20 @@ class Database:
     async def check(self) -> str:
         """What this database is, in words, for ``doctor`` and readiness.
 
-        Raises ``ProblemError`` where it can't be reached, ``ConfigurationError`` where its schema is not this version's.
+        Raises ``ProblemError`` where it can't be reached or is silent for 3 seconds, ``ConfigurationError`` where its
+        schema is not this version's. Those who ask while one look is under way wait for that one.
         """
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._describe())
+        look = self._look
+        await asyncio.wait({look}, timeout=PATIENCE_SECONDS)
+        if not look.done():
+            look.cancel()  # and not waited for: a frozen server holds on to its connection long after
+        if not look.done() or look.cancelled():
+            raise unavailable()
+        return look.result()
+
+    async def _describe(self) -> str:
         async with self._view() as connection:
             statement = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
             version = await connection.scalar(text(statement))

@@ -34,7 +34,7 @@ def translated() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         _log.warning("database: no connection was free: %s", error)
-        raise _unavailable() from error
+        raise unavailable() from error
     except SQLAlchemyError as error:
         problem = problem_of(error)
         if problem is None:
@@ -56,9 +56,9 @@ def problem_of(error: SQLAlchemyError) -> ProblemError | None:
     if state == _UNIQUE_VIOLATION:
         return _conflict()
     if error.connection_invalidated or (state is None and not isinstance(error, IntegrityError)):
-        return _unavailable()  # the connection was refused or lost: there is no answer that could carry a state
+        return unavailable()  # the connection was refused or lost: there is no answer that could carry a state
     if state is not None and (state.startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE_STATES):
-        return _unavailable()
+        return unavailable()
     return None
 
 
@@ -69,7 +69,7 @@ def _problem_of_sqlite(error: DBAPIError, original: sqlite3.Error) -> ProblemErr
     if name in {"CONSTRAINT_UNIQUE", "CONSTRAINT_PRIMARYKEY"}:
         return _conflict()
     if name.startswith(_UNAVAILABLE_SQLITE) or error.connection_invalidated:
-        return _unavailable()
+        return unavailable()
     return None
 
 
@@ -79,7 +79,8 @@ def _storage_full() -> ProblemError:
     )
 
 
-def _unavailable() -> ProblemError:
+def unavailable() -> ProblemError:
+    """The refusal while the database can't be reached."""
     return ProblemError(
         "database_unavailable",
         "The database can't be reached or can't be written now; nothing was changed. Try again in a moment.",
