@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -448,6 +449,18 @@ async def test_all_that_wait_are_answered_when_the_first_times_out(service: Fake
         answers = await asyncio.gather(*(client.get("/") for _ in range(300)))
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers.get("X-APIShield-Degraded") for answer in answers} == {"true"}
+
+
+async def test_an_app_that_blocks_its_own_loop_does_not_take_the_service_for_gone(
+    service: FakeService, protect: Protect
+) -> None:
+    async with client_of(protect(hello, timeout_seconds=SILENT)) as client:
+        request = asyncio.create_task(client.get("/"))
+        while not service.checks:
+            await asyncio.sleep(0)
+        time.sleep(2 * SILENT)  # what a blocking handler does; the answer is on its way meanwhile
+        answer = await request
+    assert "X-APIShield-Degraded" not in answer.headers
 
 
 async def test_it_heals_by_itself_by_a_probe_that_charges_nobody(

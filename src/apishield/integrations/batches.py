@@ -21,6 +21,8 @@ from apishield.errors import APIShieldError
 
 MAX_IN_FLIGHT = 4
 MAX_BATCH = 64
+LATE_SECONDS = 0.02  # a loop that wakes so much too late was held up
+GRACE_SECONDS = 0.1
 
 
 class _Waiting:
@@ -78,9 +80,10 @@ class CheckBatches:
         self._dispatch()
 
     async def _send(self, batch: Sequence[_Waiting]) -> None:
+        asking = self._loop.create_task(self._ask([waiting.request for waiting in batch]))
         try:
-            async with asyncio.timeout_at(batch[0].deadline):
-                decisions = await self._ask([waiting.request for waiting in batch])
+            await self._in_time(asking, batch[0].deadline)
+            decisions = asking.result()
         except TimeoutError:
             self._fail(batch, ServiceUnavailableError(f"no answer within {self._timeout_seconds:g} s", sent=True))
         except APIShieldError as error:
@@ -94,6 +97,21 @@ class CheckBatches:
             for waiting, decision in zip(batch, decisions, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(decision)
+        finally:
+            asking.cancel()
+
+    async def _in_time(self, asking: asyncio.Task[list[Decision]], deadline: float) -> None:
+        """Waits for the answer until ``deadline``; raises ``TimeoutError``.
+
+        Where the app itself held up the loop (a handler that blocks), the answer may lie there unread: it gets a moment
+        more, since a slow app is no failure of the service.
+        """
+        await asyncio.wait({asking}, timeout=deadline - self._loop.time())
+        if not asking.done() and self._loop.time() - deadline > LATE_SECONDS:
+            await asyncio.wait({asking}, timeout=GRACE_SECONDS)
+        if not asking.done():
+            asking.add_done_callback(_forget)
+            raise TimeoutError
 
     async def _ask(self, requests: list[CheckRequest]) -> list[Decision]:
         if len(requests) == 1:
@@ -115,3 +133,9 @@ class CheckBatches:
         for waiting in (*batch, *behind):
             if not waiting.answer.done():
                 waiting.answer.set_exception(error)
+
+
+def _forget(asking: asyncio.Task[list[Decision]]) -> None:
+    """Takes note of an answer that comes too late, so that asyncio does not complain that nobody did."""
+    if not asking.cancelled():
+        asking.exception()
