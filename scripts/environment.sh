@@ -49,7 +49,7 @@ if ! "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11)
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "$python could not make $(pwd)/$venv; see above."
 fi
-echo "apishield: installing what requirements/$profile.txt lists into .venv (once; about a minute)" >&2
+echo "apishield: installing what requirements/$profile.txt lists into .venv (once)" >&2
 rm -f "$venv"/.ready-*
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 pip install --require-hashes -r "requirements/$profile.txt" ||

@@ -124,7 +124,7 @@ class Settings(BaseModel):
         Variable(
             "APISHIELD_SECRET",
             _ACCESS,
-            "what `apishield generate secret` prints: 1:<base64 of 32 bytes>, newest first, separated by commas",
+            "what `apishield generate secret` prints: 1:BASE64 (32 bytes); of several versions the newest first",
             "1:…",
             secret=True,
         ),

@@ -16,15 +16,16 @@ import pytest
 from tests.support.processes import Reaper, ServerProcess, accepts_connections, free_port
 from tests.support.service import Service
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial" / "index.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = re.compile(r"export (\w+)=(\w+_)\.\.\.")
 Start = Callable[..., Service]
 
 
-def blocks(language: str) -> list[str]:
-    """The README's blocks of code in one language."""
-    return [code for found, code in BLOCK.findall(README.read_text()) if found == language]
+def blocks(language: str, page: Path = README) -> list[str]:
+    """A page's blocks of code in one language."""
+    return [code for found, code in BLOCK.findall(page.read_text()) if found == language]
 
 
 class Reader:
@@ -47,8 +48,10 @@ class Reader:
             ["bash", "-euo", "pipefail", "-c", text], env={"PATH": "/usr/bin:/bin", **self.variables},
             capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
-        if done.stdout.startswith("{"):
-            self.last = json.loads(done.stdout)
+        rest = done.stdout.strip()
+        while rest.startswith("{"):
+            self.last, end = json.JSONDecoder().raw_decode(rest)
+            rest = rest[end:].strip()
         return done.stdout
 
 
@@ -137,6 +140,30 @@ def test_the_snippet_without_a_service_works(reaper: Reaper, tmp_path: Path, api
     assert answers == [200, 200, 200, 429, 429]
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!http)([^)#]+)", README.read_text())
-    assert [target for target in targets if not (README.parent / target).exists()] == []
+def test_the_tutorial_works_to_the_letter(start_service: Start, reaper: Reaper, tmp_path: Path, api_port: int) -> None:
+    reader = Reader(start_service(), api_port)
+    clone, sign_up, first_exports, make_key, second_exports, check, serve, call, finish = blocks("bash", TUTORIAL)
+    assert clone.splitlines()[-1] == "make run"
+    assert serve == "uvicorn teas:app --port 9000\n"
+    for block in (sign_up, first_exports, make_key, second_exports):
+        reader.follow(block)
+    assert json.loads(reader.follow(check))["code"] == "ok"
+    assert json.loads(reader.follow(check.replace("GET", "POST")))["code"] == "scope_missing"
+
+    snippet = blocks("python", TUTORIAL)[0].replace("localhost:8000", f"localhost:{reader.service.port}")
+    snippet = snippet.replace("sk_live_...", reader.variables["SERVICE_KEY"])
+    api = serve_snippet(reaper, tmp_path / "app", snippet, api_port)
+    try:
+        statuses, _, shown = reader.follow(call).partition("HTTP/1.1 ")
+    finally:
+        api.kill()
+    assert statuses.split()[:9] == ["200"] * 9
+    assert "429" in statuses + shown
+    reader.follow(finish)
+    assert reader.last["status"] == "revoked"
+
+
+@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: str(page.name))
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []

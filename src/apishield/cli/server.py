@@ -1,7 +1,6 @@
 """Runs the service under uvicorn: one process, or several under its supervisor.
 
-uvicorn with httptools and uvloop answers a bare route 1.25 times as often a second as Granian does (both pinned to one
-core), and its protocol can be bounded (``protocol``).
+Why uvicorn: docs/explanation/why-uvicorn.md.
 """
 
 from __future__ import annotations
