@@ -18,6 +18,7 @@ from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
 SUBJECTS = ("key", "ip", "endpoint", "tenant", "customer")
+MAX_LIMIT_NAME_CHARACTERS = 64
 MAX_OVERRIDES = 10_000
 MAX_METHODS = 32
 MAX_ATTRIBUTES = 32
@@ -115,6 +116,7 @@ async def _existing(tx: UnitOfWork, tenant_id: str, policy_id: str) -> Policy:
 
 
 async def _checked(tx: UnitOfWork, policy: Policy, previous: Policy | None) -> Policy:
+    policy = _named(policy)
     faults = Faults()
     faults.text("/name", policy.name)
     _check_per(policy.per, faults)
@@ -139,6 +141,18 @@ async def _checked(tx: UnitOfWork, policy: Policy, previous: Policy | None) -> P
     return msgspec.structs.replace(
         policy, limit=msgspec.structs.replace(policy.limit, id=limit_id), overrides=overrides
     )
+
+
+def _named(policy: Policy) -> Policy:
+    """The policy, whose limits are called as it is where they have no name of their own."""
+    name = policy.limit.name or policy.name[:MAX_LIMIT_NAME_CHARACTERS].strip()
+    overrides = tuple(
+        msgspec.structs.replace(
+            override, limit=msgspec.structs.replace(override.limit, name=override.limit.name or name)
+        )
+        for override in policy.overrides
+    )
+    return msgspec.structs.replace(policy, limit=msgspec.structs.replace(policy.limit, name=name), overrides=overrides)
 
 
 def _check_per(per: tuple[str, ...], faults: Faults) -> None:

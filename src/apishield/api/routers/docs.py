@@ -41,7 +41,7 @@ _START = """SwaggerUIBundle({
   validatorUrl: null
 });
 """
-_ASSETS = {
+ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
@@ -73,9 +73,9 @@ async def get_docs_asset(name: str, request: Request) -> Response:
     """A part of the documentation's page."""
     if name == "start.js":
         return Response(_START, media_type="text/javascript")
-    if name not in _ASSETS:
+    if name not in ASSETS:
         raise ProblemError("not_found", f"There is no {request.url.path}. The documentation is at /docs.")
-    return Response(_asset(name), media_type=_ASSETS[name], headers={"Cache-Control": "public, max-age=3600"})
+    return Response(_asset(name), media_type=ASSETS[name], headers={"Cache-Control": "public, max-age=3600"})
 
 
 @cache

@@ -9,18 +9,20 @@ from pydantic import Field, StringConstraints
 
 from apishield.api.schemas.common import Changes, Input, Instant, Name, Output, PlanName, Timestamp, example, unchanged
 from apishield.api.schemas.keys import LIMIT_EXAMPLE, Scopes
-from apishield.api.schemas.limits import FIRST_NAME, LimitIn, LimitOut, Units, limit_out
+from apishield.api.schemas.limits import LimitIn, LimitOut, limit_out
 from apishield.api.times import optional_rfc3339, to_rfc3339
-from apishield.core.model import Mode
+from apishield.core.model import MAX_UNITS, Mode
 from apishield.core.records import Environment, Match, Override, Policy
 from apishield.services import policies as service
 
 MAX_OVERRIDES = 10_000
+UNNAMED = ""  # the service then names the limit as its policy
 
 Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,20}$")]
 Part = Annotated[str, StringConstraints(pattern=r"^(ip|key|endpoint|tenant|customer|attr:[a-zA-Z0-9_.-]{1,64})$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Attributes = Annotated[dict[Text, Text], Field(max_length=20)]
+Cost = Annotated[int, Field(ge=0, le=MAX_UNITS, description="What a request is charged, times its own cost.")]
 Per = Annotated[list[Part], Field(min_length=1, max_length=8, examples=[["ip"], ["key", "endpoint"]])]
 
 
@@ -59,7 +61,7 @@ class OverrideIn(Input):
 
     def override(self) -> Override:
         """The value inside."""
-        return Override(subject=self.subject, limit=self.limit.limit(FIRST_NAME), expires_at_us=self.expires_at)
+        return Override(subject=self.subject, limit=self.limit.limit(UNNAMED), expires_at_us=self.expires_at)
 
 
 Overrides = Annotated[list[OverrideIn], Field(max_length=MAX_OVERRIDES)]
@@ -76,7 +78,7 @@ class PolicyCreate(Input):
     match: MatchIn = MatchIn()
     per: Per
     limit: LimitIn
-    cost: Units = 1
+    cost: Cost = 1
     mode: Literal["enforce", "shadow"] = "enforce"
     enabled: bool = True
     overrides: Overrides = Field([])
@@ -95,7 +97,7 @@ class PolicyChanges(Changes):
     match: MatchIn = unchanged()
     per: Per = unchanged()
     limit: LimitIn = unchanged()
-    cost: Units = unchanged()
+    cost: Cost = unchanged()
     mode: Literal["enforce", "shadow"] = unchanged()
     enabled: bool = unchanged()
     overrides: Overrides = unchanged()
@@ -113,7 +115,7 @@ def _inside(given: Mapping[str, Any]) -> dict[str, Any]:
 _CONVERTED: Mapping[str, Callable[[Any], Any]] = {
     "match": MatchIn.match,
     "per": tuple,
-    "limit": lambda limit: limit.limit(FIRST_NAME),
+    "limit": lambda limit: limit.limit(UNNAMED),
     "mode": Mode,
     "overrides": lambda overrides: tuple(override.override() for override in overrides),
 }

@@ -1,0 +1,110 @@
+"""Policies over HTTP: the one that every tenant has, and others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.support import Caller, Tenant
+
+NEVER = "pol_06dnd0g2v5v7h3m8k1q0p2r4t6"
+SEARCH: dict[str, Any] = {
+    "name": "Search",
+    "match": {"methods": ["POST"], "path": "/v1/search*", "caller": "any"},
+    "per": ["ip"],
+    "limit": "2/minute",
+}
+
+
+async def allowed(tenant: Tenant, **question: Any) -> bool:
+    asker = Caller(tenant.client, tenant.service_key)
+    return bool((await asker.ok("POST", "/v1/check", {"ip": "192.0.2.1", **question}))["allowed"])
+
+
+async def test_callers_without_a_key_are_limited_per_address_and_the_limit_can_be_changed(alice: Tenant) -> None:
+    policy = (await alice.ok("GET", "/v1/policies"))["data"][0]
+    assert policy["name"] == "anonymous"
+    changed = await alice.ok("PATCH", f"/v1/policies/{policy['id']}", {"limit": "2/minute"})
+    assert (changed["limit"]["name"], changed["limit"]["requests"]) == ("anonymous", 2)
+    assert [await allowed(alice) for _ in range(3)] == [True, True, False]
+    assert await allowed(alice, ip="192.0.2.2")
+    await alice.ok("PATCH", f"/v1/policies/{policy['id']}", {"mode": "shadow"})
+    assert await allowed(alice)
+    await alice.ok("PATCH", f"/v1/policies/{policy['id']}", {"mode": "enforce", "enabled": False})
+    assert await allowed(alice)
+
+
+async def test_a_policy_is_made_acts_is_changed_and_removed(alice: Tenant) -> None:
+    made = await alice.ok("POST", "/v1/policies", SEARCH, status=201)
+    path = f"/v1/policies/{made['id']}"
+    assert await alice.ok("GET", path) == made
+    assert made["match"] == {
+        "methods": ["POST"],
+        "path": "/v1/search*",
+        "caller": "any",
+        "scopes": [],
+        "plan": None,
+        "environment": None,
+        "attributes": {},
+    }
+    search = {"method": "POST", "path": "/v1/search/all"}
+    assert [await allowed(alice, **search) for _ in range(3)] == [True, True, False]
+    assert await allowed(alice, method="GET", path="/v1/search/all")
+    changed = await alice.ok("PATCH", path, {"limit": "3/minute", "cost": 1})
+    assert (changed["limit"]["requests"], changed["per"]) == (3, ["ip"])
+    assert [await allowed(alice, **search) for _ in range(2)] == [True, False]
+    await alice.ok("DELETE", path, status=204)
+    assert await allowed(alice, **search)
+    await alice.problem(404, "not_found", "GET", path)
+
+
+async def test_an_override_is_kept_with_its_expiry(alice: Tenant) -> None:
+    override = {"subject": {"ip": "192.0.2.9"}, "limit": "50/minute", "expires_at": "2027-01-01T00:00:00+01:00"}
+    made = await alice.ok("POST", "/v1/policies", {**SEARCH, "overrides": [override]}, status=201)
+    shown = made["overrides"][0]
+    assert (shown["subject"], shown["limit"]["requests"], shown["expires_at"]) == (
+        {"ip": "192.0.2.9"},
+        50,
+        "2026-12-31T23:00:00Z",
+    )
+
+
+async def test_a_name_is_unique_within_the_tenant(alice: Tenant, bob: Tenant) -> None:
+    for tenant in (alice, bob):
+        await tenant.ok("POST", "/v1/policies", SEARCH, status=201)
+    await alice.problem(409, "conflict", "POST", "/v1/policies", SEARCH)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"per": []}, "validation_failed"),
+        ({"per": ["planet"]}, "validation_failed"),
+        ({"per": "ip"}, "validation_failed"),
+        ({"limit": None}, "invalid_limit"),
+        ({"limit": "0/minute"}, "invalid_limit"),
+        ({"limit": {"strategy": "fixed_window", "requests": 1, "window_seconds": 10**9}}, "invalid_limit"),
+        ({"cost": -1}, "validation_failed"),
+        ({"cost": 1.5}, "validation_failed"),
+        ({"mode": "observe"}, "validation_failed"),
+        ({"match": {"path": "no-slash"}}, "validation_failed"),
+        ({"match": {"methods": ["post"]}}, "validation_failed"),
+        ({"match": {"caller": "everybody"}}, "validation_failed"),
+        ({"match": {"unknown": 1}}, "validation_failed"),
+        ({"match": None}, "validation_failed"),
+        ({"overrides": [{"subject": {}, "limit": "1/second"}]}, "validation_failed"),
+        ({"overrides": [{"subject": {"planet": "x"}, "limit": "1/second"}]}, "validation_failed"),
+    ],
+)
+async def test_a_policy_that_cannot_be_is_422_when_made_and_when_changed(
+    alice: Tenant, change: dict[str, Any], code: str
+) -> None:
+    await alice.problem(422, code, "POST", "/v1/policies", {**SEARCH, **change})
+    made = await alice.ok("POST", "/v1/policies", SEARCH, status=201)
+    await alice.problem(422, code, "PATCH", f"/v1/policies/{made['id']}", change)
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("PATCH", {"name": "x"}), ("DELETE", None)])
+async def test_a_policy_that_never_was_is_404(alice: Tenant, method: str, body: object) -> None:
+    await alice.problem(404, "not_found", method, f"/v1/policies/{NEVER}", body)

@@ -1,0 +1,84 @@
+"""The service itself: alive, ready, its numbers, its version, its documentation; and who may look inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apishield import __version__
+from apishield.api.routers.docs import ASSETS
+from tests.api.support import Caller, Service, Tenant, serving
+from tests.support.clock import ManualClock
+
+
+async def test_a_node_is_alive_whatever_its_database_does(service: Service) -> None:
+    await service.runtime.database.close()
+    assert await service.nobody.ok("GET", "/livez") == {"status": "ok"}
+
+
+async def test_a_node_that_keeps_up_is_ready(service: Service) -> None:
+    assert await service.nobody.ok("GET", "/readyz") == {"status": "ready", "reasons": []}
+
+
+async def test_a_node_with_an_old_snapshot_is_not_ready_and_says_why(service: Service) -> None:
+    service.clock.advance(5)
+    await service.nobody.ok("GET", "/readyz")
+    service.clock.advance(1)
+    answer = await service.nobody.ok("GET", "/readyz", status=503)
+    assert answer["status"] == "not_ready"
+    assert "6 seconds ago" in answer["reasons"][0]
+
+
+async def test_a_node_without_its_database_is_not_ready(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in tmp_path.glob("apishield.db*"):
+        part.write_bytes(b"no database any more" * 1000)
+    answer = await service.nobody.ok("GET", "/readyz", status=503)
+    assert len(answer["reasons"]) == 1
+
+
+async def test_reasons_and_metrics_are_for_the_machine_itself_and_the_operator(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    async with serving(tmp_path, clock, host="0.0.0.0") as service:
+        outside = service.client_at("http://limits.example", "203.0.113.9")
+        stranger, operator = Caller(outside), Caller(outside, service.operator.token)
+        assert await stranger.ok("GET", "/readyz") == {"status": "ready", "reasons": None}
+        await stranger.problem(401, "token_missing", "GET", "/metrics")
+        assert await operator.ok("GET", "/readyz") == {"status": "ready", "reasons": []}
+        assert (await operator.ask("GET", "/metrics")).status_code == 200
+        tenant = await service.tenant()
+        owner = Caller(outside, tenant.secret)
+        assert (await owner.ok("GET", "/readyz"))["reasons"] is None
+        assert (await owner.ask("GET", "/metrics")).status_code == 401
+
+
+async def test_metrics_are_what_prometheus_reads_and_name_no_key(service: Service, alice: Tenant) -> None:
+    made = await alice.key()
+    await Caller(service.client, alice.service_key).ok("POST", "/v1/check", {"api_key": made["key"]})
+    await alice.ok("GET", f"/v1/keys/{made['id']}")
+    response = await service.nobody.ask("GET", "/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert 'apishield_checks_total{code="ok"} 1.0' in response.text
+    assert 'apishield_http_requests_total{method="GET",route="/v1/keys/{key_id}",status="200"} 1.0' in response.text
+    assert made["id"] not in response.text
+
+
+async def test_the_version_is_told(service: Service) -> None:
+    assert (await service.nobody.ok("GET", "/version"))["version"] == __version__
+
+
+async def test_the_documentation_needs_no_other_site(service: Service) -> None:
+    page = await service.nobody.ask("GET", "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for name in (*ASSETS, "start.js"):
+        assert f"/docs/{name}" in page.text
+        asset = await service.nobody.ask("GET", f"/docs/{name}")
+        assert asset.status_code == 200
+        assert asset.content
+    await service.nobody.problem(404, "not_found", "GET", "/docs/other.js")
+    assert "script-src 'self';" in page.headers["content-security-policy"]
