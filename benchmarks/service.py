@@ -219,9 +219,9 @@ def _print(rows: list[tuple[str, Load]], connections: int) -> None:
     )
     for name, load in rows:
         share, cpu_share = f"{load.per_second / bare.per_second:.0%}", f"{bare.cpu_us / load.cpu_us:.0%}"
-        print(
-            f"{name:{width}}  {load.per_second:>10,.0f}  {load.p50_ms:>7.2f}  {load.p99_ms:>7.2f}  {share:>7}  {load.cpu_us:>6.1f}  {cpu_share:>7}  {load.failed:>6}"
-        )
+        times = f"{load.p50_ms:>7.2f}  {load.p99_ms:>7.2f}"
+        cpu = f"{load.cpu_us:>6.1f}  {cpu_share:>7}"
+        print(f"{name:{width}}  {load.per_second:>10,.0f}  {times}  {share:>7}  {cpu}  {load.failed:>6}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from apishield.core.abuse_detector.addresses import client_address, parse_address, parse_network, within
@@ -59,7 +61,8 @@ def test_the_rightmost_hop_that_is_no_trusted_proxy_is_the_client(forwarded: lis
     assert address.text == client
 
 
-def _block(block_id: str, value: str, expires_at_us: int | None = None, kind: str = "cidr") -> Block:
+def _block(block_id: str, value: str, expires_at_us: int | None = None) -> Block:
+    kind: Literal["ip", "cidr"] = "cidr" if "/" in value else "ip"
     return Block(
         id=block_id,
         tenant_id=None,
@@ -67,7 +70,7 @@ def _block(block_id: str, value: str, expires_at_us: int | None = None, kind: st
         kind=kind,
         value=value,
         created_at_us=0,
-        expires_at_us=expires_at_us,  # type: ignore[arg-type]
+        expires_at_us=expires_at_us,
     )
 
 
@@ -86,7 +89,7 @@ def test_the_longest_prefix_that_holds_answers() -> None:
 
 
 def test_a_block_that_is_taken_away_uncovers_another_of_the_same_prefix() -> None:
-    blocks = Blocklist([_block("one", "192.0.2.1/32"), _block("two", "192.0.2.1", kind="ip")])
+    blocks = Blocklist([_block("one", "192.0.2.1/32"), _block("two", "192.0.2.1")])
     address = parse_address("::ffff:192.0.2.1")
     assert address is not None
     blocks.discard("two")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import http_sf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,8 +57,8 @@ def test_any_structured_fields_parser_reads_both_headers(drawn: list[tuple[str, 
     if not limits:
         assert headers == {}
         return
-    policy = http_sf.parse(headers["RateLimit-Policy"].encode(), tltype="list")
-    state = http_sf.parse(headers["RateLimit"].encode(), tltype="list")
+    policy: Any = http_sf.parse(headers["RateLimit-Policy"].encode(), tltype="list")
+    state: Any = http_sf.parse(headers["RateLimit"].encode(), tltype="list")
     assert [item[0] for item in policy] == [item[0] for item in state]
     for (limit, outcome), (_, of_policy), (_, of_state) in zip(limits, policy, state, strict=True):
         assert of_policy["q"] == limit.algorithm.requests
