@@ -1,0 +1,8 @@
+"""``python -m benchmarks`` (``make bench``): every benchmark, one after the other."""
+
+from __future__ import annotations
+
+from benchmarks import service
+
+if __name__ == "__main__":
+    service.main()
