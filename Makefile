@@ -32,7 +32,7 @@ format: dev ## Format and fix what can be fixed
 
 .PHONY: bench
 bench: dev ## Measure checks a second and latencies, beside a bare route
-	@exec .venv/bin/python -m benchmarks
+	@exec .venv/bin/python -m benchmarks.service
 
 .PHONY: docs
 docs: dev ## Write the pages that are generated: settings, .env.example

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apishield import __version__
+from apishield.errors import APIShieldError
 from apishield.redaction import redact_url
 from apishield.settings import Settings
 from apishield.stores.data_directory import DataDirectory
@@ -84,7 +85,14 @@ def operator_line(settings: Settings, made: str | None) -> str:
 
 
 def keep_privately(settings: Settings, token: str) -> str:
-    """Writes the token to a file that only its owner reads; returns the path."""
+    """Writes the token to a file that only its owner reads; returns the path. Raises ``APIShieldError`` where it can't."""
     directory = DataDirectory(settings.data_dir)
-    (directory.path / TOKEN_FILE).unlink(missing_ok=True)  # of a database that is no more
-    return str(directory.write_private(TOKEN_FILE, token))
+    path = directory.path / TOKEN_FILE
+    try:
+        path.unlink(missing_ok=True)  # of a database that is no more
+        return str(directory.write_private(TOKEN_FILE, token))
+    except OSError as error:
+        raise APIShieldError(
+            f"The operator's token could not be written to '{path}' ({error.strerror}). Mend that, then make another: "
+            "apishield operator-token renew"
+        ) from None
