@@ -47,8 +47,9 @@ class Audited:
         return shown | {"email": self.digest(customer.email)}
 
     def policy(self, policy: Policy) -> Fields:
-        """Of a policy."""
-        return _pick(policy, "name", "match", "per", "limit", "cost", "mode", "enabled", "overrides")
+        """Of a policy. Overrides may be thousands and name people, so they appear as their number and a digest."""
+        shown = _pick(policy, "name", "match", "per", "limit", "cost", "mode", "enabled")
+        return shown | {"overrides": len(policy.overrides), "overrides_digest": self.digest(policy.overrides)}
 
     def block(self, block: Block) -> Fields:
         """Of a block or an allow."""
