@@ -23,8 +23,9 @@ T = TypeVar("T")
 USER_AGENT = f"apishield-python/{__version__} (python {platform.python_version()})"
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
-# Below the keep-alive of common servers (5 s), so that no connection is reused just as the server closes it.
-KEEPALIVE_SECONDS = 3.0
+# Below the idle time of the service (75 s) and of common load balancers (60 s), so that no connection is reused just as it
+# is closed.
+KEEPALIVE_SECONDS = 30.0
 MAX_CONNECTIONS = 100
 
 

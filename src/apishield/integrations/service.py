@@ -176,7 +176,8 @@ class _Link:
             except InvalidRequestError as error:
                 queue.dropped += len(reports)
                 log.error("APIShield can't use %d reports: %s", len(reports), error)
-            except (TimeoutError, APIShieldError):
+            except (TimeoutError, APIShieldError, RuntimeError):
+                # RuntimeError: the interpreter ends, and no host can be looked up any more.
                 queue.put_back(reports)
                 return
             except BaseException:
