@@ -108,6 +108,9 @@ def test_config_check_says_each_fault_in_a_line(apishield: Apishield) -> None:
     done = apishield("config", "check", code=2, APISHIELD_PORT="http", APISHIELD_WORKERS="0")
     assert [line.split()[1] for line in done.stderr.splitlines()] == ["APISHIELD_PORT", "APISHIELD_WORKERS"]
     assert "part 1" in complaint(apishield("config", "check", code=2, APISHIELD_SECRET="hunter2"))
+    assert "names no service" in complaint(
+        apishield("config", "check", code=2, REDIS_URL="redis+sentinel://:hunter2@a:1")
+    )
 
 
 def test_the_env_example_changes_nothing(apishield: Apishield, tmp_path: Path) -> None:

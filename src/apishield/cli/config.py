@@ -23,11 +23,10 @@ def check(
 
     Example: DATABASE_URL=postgresql://… apishield config check
     """
-    from apishield.services.secrets import Secrets  # noqa: PLC0415
+    from apishield.cli.start import check_values  # noqa: PLC0415
 
     loaded = settings_module.load()
-    if loaded.settings.secret is not None:
-        Secrets.parse(loaded.settings.secret)
+    check_values(loaded.settings)
     for warning in loaded.warnings:
         warn(warning)
     rows = [(variable.name, shown(loaded, name, variable), loaded.origins[name]) for name, _, variable in

@@ -43,7 +43,7 @@ def serve(
 
     from apishield.cli import server  # noqa: PLC0415
     from apishield.cli.banner import Banner, operator_line  # noqa: PLC0415
-    from apishield.cli.start import alone, bind, prepare_patiently  # noqa: PLC0415
+    from apishield.cli.start import alone, bind, check_values, prepare_patiently  # noqa: PLC0415
     from apishield.stores.data_directory import DataDirectory  # noqa: PLC0415
     from apishield.telemetry import configure_logging  # noqa: PLC0415
 
@@ -51,6 +51,7 @@ def serve(
     for warning in loaded.warnings:
         warn(warning)
     configure_logging(settings.log_level, settings.log_format)
+    check_values(settings)
     DataDirectory(settings.data_dir).prepare()
     with bind(settings) as listener, alone(settings):
         prepared = asyncio.run(prepare_patiently(settings))

@@ -17,7 +17,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from apishield.bootstrap import Prepared, prepare
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
 from apishield.redaction import redact, redact_url
+from apishield.services.secrets import Secrets
 from apishield.settings import Settings
+from apishield.stores.redis.connection import parse_address
+from apishield.stores.sql.engine import read_url
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 2.0
@@ -33,6 +36,15 @@ _PERMANENT = (
 )
 
 log = structlog.get_logger("apishield.start")
+
+
+def check_values(settings: Settings) -> None:
+    """Has the parts read their settings, without connecting. Raises ``ConfigurationError`` where one can't."""
+    read_url(settings.effective_database_url)
+    if settings.secret is not None:
+        Secrets.parse(settings.secret)
+    if settings.redis_url is not None:
+        parse_address(settings.redis_url)
 
 
 def bind(settings: Settings) -> socket.socket:
