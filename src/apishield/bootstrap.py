@@ -23,7 +23,7 @@ from apishield.services.customers import CustomerService
 from apishield.services.engine import Engine
 from apishield.services.idempotency import IdempotencyService
 from apishield.services.keys import KeyService
-from apishield.services.loops import FLUSH_SECONDS, HEARTBEAT_SECONDS, POLL_SECONDS, Loop
+from apishield.services.loops import FLUSH_SECONDS, HEARTBEAT_SECONDS, HOUSEKEEPING_SECONDS, POLL_SECONDS, Loop
 from apishield.services.policies import PolicyService
 from apishield.services.reports import ReportService
 from apishield.services.secret_check import check_secret
@@ -46,6 +46,8 @@ log = structlog.get_logger("apishield.node")
 
 Entropy = Callable[[int], bytes]
 _ALIVE_FOR_US = 10 * SECOND_US
+_NODES_KEPT_US = 86_400 * SECOND_US
+_QUOTAS_KEPT_US = 400 * 86_400 * SECOND_US
 
 
 def system_clock() -> int:
@@ -115,7 +117,8 @@ class Runtime:
         self.live_nodes = 1
         self.store = self._make_store()
         self.usage.use(self.store)
-        ids = DecisionIds(secrets.derive("decision ids"), int.from_bytes(entropy(4), "big"))
+        mac_keys = [secrets.derive("decision ids", version) for version in secrets.versions]
+        ids = DecisionIds(mac_keys, int.from_bytes(entropy(4), "big"))
         self.engine = Engine(
             self.snapshot,
             self.store,
@@ -140,6 +143,8 @@ class Runtime:
             self._feed,
             Loop("usage", self.usage.flush, FLUSH_SECONDS),
             Loop("heartbeat", self._beat, HEARTBEAT_SECONDS),
+            Loop("renewal", self._renew_secrets, FLUSH_SECONDS),
+            Loop("housekeeping", self._keep_house, HOUSEKEEPING_SECONDS),
         ]
         self._notices = self._make_notices()
         database.on_commit(self._committed)
@@ -175,6 +180,19 @@ class Runtime:
         async with self.database.transaction() as tx:
             await tx.meta.beat(self.node_id, started_at_us=self._started_at_us, now_us=now_us)
             self.live_nodes = max(1, await tx.meta.live_nodes(since_us=now_us - _ALIVE_FOR_US))
+
+    async def _renew_secrets(self) -> None:
+        """Stores secrets that were verified under an older pepper under the newest one, so that the old can be retired."""
+        while self.snapshot.outdated:
+            stored_digest, (tenant_id, secret) = self.snapshot.outdated.popitem()
+            await self.keys.renew(tenant_id, stored_digest, secret)
+
+    async def _keep_house(self) -> None:
+        """Forgets nodes that are long gone and periods that nobody asks about."""
+        now_us = self.clock()
+        async with self.database.transaction() as tx:
+            await tx.meta.forget_nodes(before_us=now_us - _NODES_KEPT_US)
+            await tx.usage.forget_quotas(before_us=now_us - _QUOTAS_KEPT_US)
 
     async def _committed(self, sequence: int) -> None:
         """After a change: this node knows it before the answer goes out; the others hear of it."""

@@ -384,3 +384,38 @@ async def test_a_sane_request_id_is_taken_over(tenant: Tenant) -> None:
     assert taken.headers["X-Request-Id"] == "my-request-0001"
     made = await tenant.post("/v1/check", {}, **{"X-Request-Id": "a b"})
     assert made.headers["X-Request-Id"].startswith("req_")
+
+
+async def test_a_secret_is_renewed_under_the_newest_pepper_when_it_is_used(tmp_path: Path, clock: ManualClock) -> None:
+    old, new = ("b2xkIHNlY3JldCBvZiAzMiBieXRlcyBhdCBsZWFzdCE=", "bmV3IHNlY3JldCBvZiAzMiBieXRlcyBhdCBsZWFzdCE=")
+    async with running_node(tmp_path, clock, secret=f"1:{old}") as first:
+        tenant = await first.tenant()
+        _, secret = await _key(tenant)
+    async with running_node(tmp_path, clock, secret=f"2:{new},1:{old}") as second:
+        tenant.node = second
+        assert (await tenant.check(api_key=secret))["allowed"]  # the service key and the caller's, both under version 1
+        assert len(second.runtime.snapshot.outdated) == 2
+        await second.runtime._renew_secrets()
+        assert (await tenant.check(api_key=secret))["allowed"]
+        assert not second.runtime.snapshot.outdated
+    async with running_node(tmp_path, clock, secret=f"2:{new}") as third:  # the old version is retired
+        tenant.node = third
+        assert (await tenant.check(api_key=secret))["allowed"]
+        assert (
+            await tenant.post("/v1/check", {}, tenant.token)
+        ).status_code == 401  # never used since, so never renewed
+
+
+async def test_when_a_key_or_token_was_last_used_is_noted_behind(
+    tenant: Tenant, node: Node, clock: ManualClock
+) -> None:
+    key_id, secret = await _key(tenant)
+    clock.advance(5)
+    await tenant.check(api_key=secret)
+    await tenant.post("/v1/check", {}, tenant.token)
+    await node.runtime.usage.flush()
+    assert (await node.runtime.keys.get(tenant.owner, key_id)).last_used_at_us == clock()
+    async with node.runtime.database.read() as tx:
+        token = await tx.tokens.get(tenant.id, tenant.owner.id)
+        assert token is not None
+        assert token.last_used_at_us == clock()

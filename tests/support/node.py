@@ -73,14 +73,19 @@ class Tenant:
 
 @asynccontextmanager
 async def running_node(
-    data_dir: Path, clock: ManualClock, *, database_url: str | None = None, redis_url: str | None = None
+    data_dir: Path,
+    clock: ManualClock,
+    *,
+    database_url: str | None = None,
+    redis_url: str | None = None,
+    secret: str = "1:" + "c2VjcmV0" * 8,
 ) -> AsyncIterator[Node]:
     """A node on SQLite and memory, or on what the URLs name. Closing it flushes, as a shutdown does."""
     settings = Settings(
         data_dir=data_dir,
         database_url=database_url,
         redis_url=redis_url,
-        secret="1:" + "c2VjcmV0" * 8,
+        secret=secret,
         redis_timeout_ms=1000
         if os.environ.get("CI")
         else 250,  # loaded machines are slow; what fails over has its own tests

@@ -12,23 +12,23 @@ KEY = b"k" * 32
 
 @given(spool=st.integers(0, 2**32 - 1), at_us=st.integers(0, 2**47 * 1000), count=st.integers(1, 3))
 def test_an_id_tells_when_and_where_to_its_own_tenant_only(spool: int, at_us: int, count: int) -> None:
-    ids = DecisionIds(KEY, spool)
+    ids = DecisionIds([KEY], spool)
     made = [ids.make("ten_a", at_us) for _ in range(count)]
     reference = ids.read(made[-1], "ten_a")
     assert reference == (at_us // 1000, spool, count)
     assert ids.read(made[-1], "ten_b") is None
-    assert DecisionIds(b"x" * 32, spool).read(made[-1], "ten_a") is None
+    assert DecisionIds([b"x" * 32], spool).read(made[-1], "ten_a") is None
     assert len(set(made)) == count
 
 
 def test_ids_sort_by_time() -> None:
-    ids = DecisionIds(KEY, 7)
+    ids = DecisionIds([KEY], 7)
     made = [ids.make("ten_a", at_us) for at_us in (1_000_000, 2_000_000, 2_000_000, 1_763_900_000_000_000)]
     assert made == sorted(made)
 
 
 def test_the_uuid_inside_is_a_version_7() -> None:
-    digits = DecisionIds(KEY, 0xFFFF_FFFF).make("ten_a", 1_763_900_000_000_000)[4:30]
+    digits = DecisionIds([KEY], 0xFFFF_FFFF).make("ten_a", 1_763_900_000_000_000)[4:30]
     number = 0
     for digit in digits:
         number = number * 32 + "0123456789abcdefghijklmnopqrstuv".index(digit)
@@ -38,14 +38,21 @@ def test_the_uuid_inside_is_a_version_7() -> None:
 
 @given(st.text(max_size=60))
 def test_garbage_is_no_id(text: str) -> None:
-    ids = DecisionIds(KEY, 1)
+    ids = DecisionIds([KEY], 1)
     assert ids.read(text, "ten_a") is None
     assert ids.read(("dec_" + text).ljust(43, "0")[:43], "ten_a") is None
 
 
 @given(st.integers(4, 42), st.sampled_from("0123456789abcdefghijklmnopqrstuv"))
 def test_one_changed_character_is_noticed(place: int, character: str) -> None:
-    ids = DecisionIds(KEY, 1)
+    ids = DecisionIds([KEY], 1)
     made = ids.make("ten_a", 1_763_900_000_000_000)
     changed = made[:place] + character + made[place + 1 :]
     assert changed == made or ids.read(changed, "ten_a") is None
+
+
+def test_ids_made_under_an_older_key_are_still_known_after_its_rotation() -> None:
+    made = DecisionIds([KEY], 1).make("ten_a", 1_763_900_000_000_000)
+    rotated = DecisionIds([b"n" * 32, KEY], 2)
+    assert rotated.read(made, "ten_a") is not None
+    assert DecisionIds([KEY], 1).read(rotated.make("ten_a", 1_763_900_000_000_000), "ten_a") is None

@@ -7,6 +7,7 @@ a foreign or invented id cost no I/O, and a receipt's address a secret.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from typing import NamedTuple
@@ -33,12 +34,16 @@ class DecisionRef(NamedTuple):
 
 
 class DecisionIds:
-    """Makes and checks the ids of one process. ``key`` is shared by all nodes; ``spool`` is this process's own."""
+    """Makes and checks the ids of one process.
 
-    __slots__ = ("_head", "_head_ms", "_key", "_sequence", "_spool")
+    ``keys`` are shared by all nodes: the first writes, all verify. ``spool`` is this process's own.
+    """
 
-    def __init__(self, key: bytes, spool: int) -> None:
-        self._key = key
+    __slots__ = ("_head", "_head_ms", "_key", "_keys", "_sequence", "_spool")
+
+    def __init__(self, keys: Sequence[bytes], spool: int) -> None:
+        self._key = keys[0]
+        self._keys = tuple(keys)
         self._spool = spool & 0xFFFF_FFFF
         self._sequence = 0
         self._head_ms = -1
@@ -75,11 +80,15 @@ class DecisionIds:
         number = _number(uuid[len(_PREFIX) :])
         if number is None or number >> 128:
             return None
-        expected = blake2b((uuid + tenant_id).encode(), key=self._key, digest_size=_MAC_BYTES).digest()
-        if not compare_digest(mac.encode(), _digits(int.from_bytes(expected, "big"), _MAC_DIGITS).encode()):
+        if not any(compare_digest(mac.encode(), self._mac(key, uuid, tenant_id)) for key in self._keys):
             return None
         random = (number >> 64 & 0xFFF) << 60 | number & (1 << 60) - 1
         return DecisionRef(number >> 80, random >> _SEQUENCE_BITS, random & _SEQUENCE_MASK)
+
+    @staticmethod
+    def _mac(key: bytes, uuid: str, tenant_id: str) -> bytes:
+        mac = blake2b((uuid + tenant_id).encode(), key=key, digest_size=_MAC_BYTES).digest()
+        return _digits(int.from_bytes(mac, "big"), _MAC_DIGITS).encode()
 
     def _number(self, at_ms: int, sequence: int) -> int:
         """The UUIDv7: 48 bits of time, the version, 12 random bits, the variant (and two zero bits), 60 random bits."""

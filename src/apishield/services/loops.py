@@ -17,6 +17,7 @@ log = structlog.get_logger("apishield.loops")
 POLL_SECONDS = 0.3
 FLUSH_SECONDS = 1.0
 HEARTBEAT_SECONDS = 2.0
+HOUSEKEEPING_SECONDS = 3600.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 

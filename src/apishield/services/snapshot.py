@@ -29,6 +29,7 @@ from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, 
 
 OPERATOR_ID: Final = "operator"
 _CATCH_UP_INTERVAL_SECONDS = 0.1
+_MOST_OUTDATED = 1000
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -92,6 +93,8 @@ class Snapshot:
         )
         self.fresh_at_us = 0
         self.operator_blocks = Blocklist()
+        self.outdated: dict[bytes, tuple[str, str]] = {}
+        """Secrets that were verified under an older pepper: digest → tenant and secret, for whoever renews them."""
         self._source = source
         self._clock = clock
         self._digesters = tuple(digester(pepper) for pepper in peppers.values())
@@ -123,7 +126,7 @@ class Snapshot:
         if inspection.kind is None or not (inspection.intact or is_operator):
             return None
         now_us = self._clock()
-        for digest in self._digesters:
+        for age, digest in enumerate(self._digesters):
             hashed = digest(secret)
             if is_operator:
                 if hashed in self._operator_digests:  # keyed digests: how they compare tells nothing of the secret
@@ -132,17 +135,25 @@ class Snapshot:
             found = self._credentials.get(hashed)
             if found is not None:
                 credential, stored = found
+                if age and credential.tenant_id is not None:
+                    self._note_outdated(credential.tenant_id, stored, secret)
                 return credential if self._holds(credential, stored, now_us) else None
         return None
 
     def key_of(self, view: TenantView, secret: str) -> tuple[KeyEntry, SecretHash] | None:
         """The tenant's key with this secret, in whatever state it is; ``None`` where the tenant has no such key."""
-        for digest in self._digesters:
+        for age, digest in enumerate(self._digesters):
             stored = view.secrets.get(digest(secret))
             if stored is not None:
+                if age:
+                    self._note_outdated(view.tenant.id, stored, secret)
                 entry = view.keys.get(stored.owner_id)
                 return None if entry is None else (entry, stored)
         return None
+
+    def _note_outdated(self, tenant_id: str, stored: SecretHash, secret: str) -> None:
+        if len(self.outdated) < _MOST_OUTDATED:  # the others come again
+            self.outdated[stored.digest] = (tenant_id, secret)
 
     def _holds(self, credential: Credential, stored: SecretHash, now_us: int) -> bool:
         if stored.expires_at_us is not None and now_us >= stored.expires_at_us:

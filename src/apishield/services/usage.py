@@ -109,6 +109,10 @@ class UsageService:
             use = self._days[entry.key.tenant_id, key_id] = [0, 0]
         use[0 if decision.allowed else 1] += 1
 
+    def touch(self, credential_id: str, now_us: int) -> None:
+        """Notes that a token or service key was used."""
+        self._last_used[credential_id] = now_us
+
     def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
         """Remembers the latest use of a quota (port ``QuotaLedger``)."""
         self._quotas[counter_key, period_start_us] = QuotaUse(counter_key, period_start_us, used, at_us)
@@ -149,7 +153,8 @@ class UsageService:
             async with self._database.transaction() as tx:
                 await tx.usage.write_quotas(quotas.values())
                 await tx.usage.add(days)
-                await tx.keys.touch(last_used)
+                for repository, prefix in ((tx.keys, "key_"), (tx.tokens, "tok_")):
+                    await repository.touch({id_: at_us for id_, at_us in last_used.items() if id_.startswith(prefix)})
         except BaseException:
             self._closed_days = days + self._closed_days
             self._quotas = quotas | self._quotas

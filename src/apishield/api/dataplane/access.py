@@ -9,6 +9,7 @@ from apishield.core.ports import Clock
 from apishield.core.records import Role
 from apishield.errors import ProblemError
 from apishield.services.snapshot import Credential, Snapshot, TenantView
+from apishield.services.usage import UsageService
 
 _HOW = "Send a service key or an owner's token: 'Authorization: Bearer sk_live_…'."
 _MOST_REMEMBERED = 10_000
@@ -18,6 +19,7 @@ class _Known(msgspec.Struct, gc=False):
     """A header that was found good in a ``generation`` of the snapshot."""
 
     view: TenantView
+    credential_id: str
     generation: int
     expires_at_us: int | None
 
@@ -25,8 +27,9 @@ class _Known(msgspec.Struct, gc=False):
 class Access:
     """Authenticates the data plane. Remembers headers that were good for as long as the snapshot stays what it was."""
 
-    def __init__(self, snapshot: Snapshot, clock: Clock) -> None:
+    def __init__(self, snapshot: Snapshot, usage: UsageService, clock: Clock) -> None:
         self._snapshot = snapshot
+        self._usage = usage
         self._clock = clock
         self._known: dict[bytes, _Known] = {}
 
@@ -35,8 +38,10 @@ class Access:
         known = self._known.get(authorization)
         if known is None or known.generation != self._snapshot.generation:
             return None
-        if known.expires_at_us is not None and self._clock() >= known.expires_at_us:
+        now_us = self._clock()
+        if known.expires_at_us is not None and now_us >= known.expires_at_us:
             return None
+        self._usage.touch(known.credential_id, now_us)
         return known.view
 
     async def tenant(self, authorization: bytes | None, named: bytes | None) -> TenantView:
@@ -56,10 +61,13 @@ class Access:
             raise ProblemError(
                 "tenant_suspended", f"The tenant is {view.tenant.status}. Ask whoever runs this service."
             )
+        self._usage.touch(credential.id, self._clock())
         if named is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
-            self._known[authorization] = _Known(view, self._snapshot.generation, credential.expires_at_us)
+            self._known[authorization] = _Known(
+                view, credential.id, self._snapshot.generation, credential.expires_at_us
+            )
         return view
 
     def _view(self, credential: Credential, named: bytes | None) -> TenantView:

@@ -84,7 +84,7 @@ class DataPlane:
         self._control_plane = control_plane
         self._engine = runtime.engine
         self._reports = runtime.reports
-        self._access = Access(runtime.snapshot, runtime.clock)
+        self._access = Access(runtime.snapshot, runtime.usage, runtime.clock)
         self._observe = runtime.metrics.observe_check
         self._routes: dict[str, Direct] = {
             "/v1/check": self._check,
