@@ -126,6 +126,7 @@ class Runtime:
             clock,
             self.usage,
             snapshot_max_age_us=settings.snapshot_max_age_seconds * SECOND_US,
+            observe_store=self.metrics.store_seconds.observe,
         )
         self.reports = ReportService(ids, clock, self.metrics)
         self.tenants = TenantService(database, secrets, entropy=entropy)
@@ -148,6 +149,7 @@ class Runtime:
         ]
         self._notices = self._make_notices()
         database.on_commit(self._committed)
+        self._show_metrics()
 
     async def start(self) -> None:
         """Loads the snapshot and begins to keep up. Raises ``ProblemError`` where the database can't be reached."""
@@ -174,6 +176,32 @@ class Runtime:
         await self.store.close()
         await self.database.close()
         log.info("node.stopped", node=self.node_id)
+
+    def _show_metrics(self) -> None:
+        gauge, counter = self.metrics.gauge, self.metrics.counter
+        gauge(
+            "apishield_snapshot_age_seconds", "Age of what this node knows.", lambda: self.snapshot.age_us() / SECOND_US
+        )
+        gauge("apishield_snapshot_keys", "API keys that this node knows.", lambda: len(self.snapshot))
+        gauge("apishield_live_nodes", "Nodes that said within 10 s that they live.", lambda: self.live_nodes)
+        counter(
+            "apishield_degraded_decisions",
+            "Checks decided without the store, or with an old snapshot.",
+            lambda: self.usage.degraded_decisions,
+        )
+        store = self.store
+        if isinstance(store, FailoverStore):
+            gauge("apishield_store_degraded", "1 while checks are decided without Redis.", lambda: store.is_degraded)
+            counter(
+                "apishield_store_failures", "Trips to Redis that failed or took too long.", lambda: store.stats.failures
+            )
+            counter(
+                "apishield_store_local_decisions",
+                "Checks decided by this node alone.",
+                lambda: store.stats.local_decisions,
+            )
+        elif isinstance(store, MemoryStore):
+            gauge("apishield_counters", "Counters held in this process's memory.", lambda: len(store))
 
     async def _beat(self) -> None:
         now_us = self.clock()

@@ -165,8 +165,6 @@ class Metrics(Collector):
         self.checks: defaultdict[str, int] = defaultdict(int)
         self.decision_seconds = Latency()
         self.store_seconds = Latency()
-        self.store_failures = 0
-        self.degraded_decisions = 0
         self.results: defaultdict[str, int] = defaultdict(int)
         self.result_seconds = Latency()
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
@@ -214,12 +212,6 @@ class Metrics(Collector):
         yield checks
         yield _histogram("apishield_decision_seconds", "From a check's arrival to its decision.", self.decision_seconds)
         yield _histogram("apishield_store_seconds", "One trip to the counters' store.", self.store_seconds)
-        yield CounterMetricFamily(
-            "apishield_store_failures", "Trips to the store that failed or took too long.", value=self.store_failures
-        )
-        yield CounterMetricFamily(
-            "apishield_degraded_decisions", "Checks decided without the store.", value=self.degraded_decisions
-        )
         requests = CounterMetricFamily(
             "apishield_http_requests", "Answers of the control plane.", labels=["method", "route", "status"]
         )

@@ -10,7 +10,8 @@ that need not await does not pay for it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
 from typing import Final, Protocol
 
 from apishield.core.abuse_detector.addresses import Address, parse_address, within
@@ -101,6 +102,7 @@ class Engine:
         recorder: Recorder,
         *,
         snapshot_max_age_us: int = 300 * SECOND_US,
+        observe_store: Callable[[float], None] = lambda _seconds: None,
         draft_headers: bool = True,
         legacy_headers: bool = True,
     ) -> None:
@@ -110,6 +112,7 @@ class Engine:
         self._clock = clock
         self._recorder = recorder
         self._max_age_us = snapshot_max_age_us
+        self._observe_store = observe_store
         self._draft_headers = draft_headers
         self._legacy_headers = legacy_headers
 
@@ -310,10 +313,12 @@ class Engine:
     # --- the answer ---------------------------------------------------------------------------------------------------
 
     async def _answer_later(self, asked: _Asked, pending: Awaitable[Verdict], now_us: int) -> Decision:
+        asked_at = perf_counter()
         try:
             verdict = await pending
         except StoreUnavailable:
             return self._refuse(asked, _STORE_GONE, now_us)
+        self._observe_store(perf_counter() - asked_at)
         return self._answer(asked, verdict, verdict.now_us)
 
     def _refuse(self, asked: _Asked, denial: Denial, now_us: int) -> Decision:

@@ -79,6 +79,7 @@ class UsageService:
         self._database = database
         self._clock = clock
         self._decisions_by_code = decisions_by_code
+        self.degraded_decisions = 0
         self._counters: CounterStore | None = None
         self._days: dict[tuple[str, str], list[int]] = {}
         self._day_starts_us = 0
@@ -98,6 +99,8 @@ class UsageService:
     ) -> None:
         """Notes one decision. A peek is counted in the metrics only: it is a question, not use."""
         self._decisions_by_code[decision.code] += 1
+        if decision.degraded:
+            self.degraded_decisions += 1
         if entry is None or peek:
             return
         if not self._day_starts_us <= now_us < self._day_starts_us + DAY_US:
