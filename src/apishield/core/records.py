@@ -19,9 +19,9 @@ class Role(StrEnum):
     """What a credential may do."""
 
     OPERATOR = "operator"  # runs the service
-    OWNER = "owner"        # changes everything of one tenant
-    VIEWER = "viewer"      # reads one tenant
-    SERVICE = "service"    # a service key: the data plane of one tenant, nothing else
+    OWNER = "owner"  # changes everything of one tenant
+    VIEWER = "viewer"  # reads one tenant
+    SERVICE = "service"  # a service key: the data plane of one tenant, nothing else
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
