@@ -220,11 +220,6 @@ def test_a_check_that_may_have_been_charged_is_never_sent_again(failure: Any) ->
     assert len(script.requests) == 1
 
 
-def test_a_check_with_an_id_may_be_sent_again() -> None:
-    script = Script(RESET, (200, allowed()))
-    assert client_of(script).check(check_id="once").allowed
-
-
 def test_a_post_is_sent_again_under_the_same_idempotency_key() -> None:
     script = Script(RESET, problem(503, "database_unavailable"), (201, {"id": "key_1", "name": "n"}))
     client_of(script).create_key("n")

@@ -67,12 +67,10 @@ def check(
     country: str | None = None,
     attributes: Mapping[str, str] | None = None,
     require_key: bool | None = None,
-    check_id: str | None = None,
 ) -> Call[Decision]:
     """Asks whether a request may pass, and charges its ``cost`` where it may (0 only looks).
 
-    With a ``check_id`` the same question asked again within a minute gets the same decision and charges nothing; such a
-    check is sent again when no answer came, others never are.
+    Never sent again where it may have arrived, since it may have been charged.
     """
     request = CheckRequest(
         api_key=api_key,
@@ -85,29 +83,19 @@ def check(
         country=country,
         attributes=None if attributes is None else dict(attributes),
         require_key=require_key,
-        check_id=check_id,
     )
     return check_one(request)
 
 
 def check_one(request: CheckRequest) -> Call[Decision]:
     """``check``, of a question that is already built."""
-    body = _encoder.encode(request)
-    return Call("POST", "/v1/check", Decision, body, data_plane=True, repeatable=request.check_id is not None)
+    return Call("POST", "/v1/check", Decision, _encoder.encode(request), data_plane=True)
 
 
 def check_batch(checks: Iterable[CheckRequest]) -> Call[DecisionBatch]:
     """Asks up to 1,000 questions at once; ``results`` has their decisions in order."""
-    batch = list(checks)
-    repeatable = all(request.check_id is not None for request in batch)
-    return Call(
-        "POST",
-        "/v1/check/batch",
-        DecisionBatch,
-        _encoder.encode(CheckBatch(batch)),
-        data_plane=True,
-        repeatable=repeatable,
-    )
+    body = _encoder.encode(CheckBatch(list(checks)))
+    return Call("POST", "/v1/check/batch", DecisionBatch, body, data_plane=True)
 
 
 def report(events: Iterable[Report]) -> Call[ReportResult]:

@@ -23,8 +23,6 @@ LimitSpec = str | Mapping[str, Any]
 class CheckRequest(core.CheckRequest, frozen=True, kw_only=True, omit_defaults=True):
     """The question; all of it is optional, and what is left out is not sent."""
 
-    check_id: str | None = None
-
 
 class CheckBatch(msgspec.Struct, frozen=True):
     """Up to 1,000 checks, decided in order."""
@@ -45,7 +43,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int
     latency_ms: float
     bytes: int | None = None
-    cost: Cost | None = None
 
 
 class ReportBatch(msgspec.Struct, frozen=True):

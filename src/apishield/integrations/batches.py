@@ -88,6 +88,8 @@ class CheckBatches:
             self._fail(batch, ServiceUnavailableError(f"no answer within {self._timeout_seconds:g} s", sent=True))
         except APIShieldError as error:
             self._fail(batch, error)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong in asking must not take the app down
+            self._fail(batch, ServiceUnavailableError(f"{type(error).__name__}: {error}", sent=True))
         except BaseException:  # the loop is closing
             for waiting in batch:
                 waiting.answer.cancel()
