@@ -31,8 +31,8 @@ format: dev ## Format and fix what can be fixed
 	.venv/bin/ruff format .
 
 .PHONY: bench
-bench: dev ## Measure checks a second and latencies, beside a bare route
-	@exec .venv/bin/python -m benchmarks.service
+bench: ## Measure the limiter and the service beside their peers
+	@scripts/environment.sh bench && exec .venv-bench/bin/python -m benchmarks
 
 .PHONY: docs
 docs: dev ## Write the pages that are generated: settings, .env.example
@@ -49,5 +49,5 @@ dev:
 
 .PHONY: clean
 clean: ## Remove the environment and caches (not the data)
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find src tests -name __pycache__ -type d -exec rm -rf {} +

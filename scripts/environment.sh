@@ -1,10 +1,12 @@
 #!/bin/sh
 # Makes .venv from a lock file, or mends it: scripts/environment.sh server|dev
+# `bench` makes .venv-bench, which also holds the limiters that ours is measured against.
 # A stamp written last says that all is done: an interrupted run is taken up again, a finished one costs nothing.
 set -eu
 cd "$(dirname "$0")/.."
 profile=${1:-server}
 venv=.venv
+[ "$profile" != bench ] || venv=.venv-bench
 
 fail() {
     echo "apishield: $1" >&2
@@ -49,7 +51,7 @@ if ! "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11)
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "$python could not make $(pwd)/$venv; see above."
 fi
-echo "apishield: installing what requirements/$profile.txt lists into .venv (once)" >&2
+echo "apishield: installing what requirements/$profile.txt lists into $venv (once)" >&2
 rm -f "$venv"/.ready-*
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 pip install --require-hashes -r "requirements/$profile.txt" ||
