@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apishield.core.path_index import PathIndex, expression, fault
+from apishield.core.path_index import PathIndex, expression, fault, rank, shape
 
-segments = st.sampled_from(["a", "b", "ab", "v1", "{id}", "{x}", "a*", "*b", "*", "a*b"])
+segments = st.sampled_from(
+    ["a", "b", "ab", "v1", "{id}", "{x}", "a*", "*b", "*", "a*b", "a{x}", "{x}b", "*{x}a", "{x}{y}"]
+)
 patterns = st.builds(
     lambda parts, end: "/" + "/".join(parts) + end,
     st.lists(segments, min_size=1, max_size=4),
@@ -42,6 +44,9 @@ def test_the_index_finds_exactly_the_patterns_that_match(drawn: list[str], path:
         ("/", ["/"], ["/a"]),
         ("/a/", ["/a"], ["/a/b"]),
         ("/a.b", ["/a.b"], ["/axb"]),
+        ("/calls/{id}.json", ["/calls/7.json"], ["/calls/.json", "/calls/7.xml", "/calls/7/8.json"]),
+        ("/{from}..{to}", ["/1..2", "/a...b"], ["/..2", "/1.2"]),
+        ("/{id}*", ["/a", "/a/b"], ["/"]),
     ],
 )
 def test_patterns_match_as_documented(pattern: str, matching: list[str], other: list[str]) -> None:
@@ -52,7 +57,7 @@ def test_patterns_match_as_documented(pattern: str, matching: list[str], other: 
 
 @pytest.mark.parametrize(
     "pattern",
-    ["orders", "", "/a//b", "/a/../b", "/{", "/{}", "/a{id}", "/{id}x", "/a?b", "/a\\b", "/a\x00", "/" + "a" * 2000],
+    ["orders", "", "/a//b", "/a/../b", "/{", "/{}", "/a{id", "/id}x", "/a?b", "/a\\b", "/a\x00", "/" + "a" * 2000],
 )
 def test_a_pattern_that_could_never_match_or_mislead_is_refused_in_words(pattern: str) -> None:
     assert fault(pattern)
@@ -62,3 +67,29 @@ def test_a_pattern_that_could_never_match_or_mislead_is_refused_in_words(pattern
 def test_patterns_of_the_documented_form_are_accepted(pattern: str) -> None:
     if "//" not in pattern and "}*" not in pattern:
         assert fault(pattern) is None
+
+
+@given(patterns, paths)
+def test_patterns_of_one_shape_match_the_same_paths(pattern: str, path: str) -> None:
+    same = shape(pattern).replace("{}", "{renamed}")
+    assert bool(expression(pattern).fullmatch(path)) == bool(expression(same).fullmatch(path))
+    assert rank(pattern) == rank(same)
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["/orders/export", "/orders/{id}", "/orders/*", "/*"],
+        ["/a/b", "/a/b{x}", "/a/{x}", "/{x}/b", "/{x}/{y}"],
+        ["/v1/search*", "/v1/s*", "/v1/*", "/v1*", "/*"],
+    ],
+)
+def test_the_most_particular_pattern_comes_first(ordered: list[str]) -> None:
+    assert sorted(sorted(ordered), key=rank) == ordered
+
+
+def test_no_pattern_makes_a_path_slow_to_match() -> None:
+    index: PathIndex[int] = PathIndex()
+    index.add("/" + "*a" * 400 + "*b", 1)
+    index.add("/" + "{x}a" * 200 + "c", 2)
+    assert index.find("/" + "a" * 4000) == []  # a matcher that backtracks would be at it for the age of the universe

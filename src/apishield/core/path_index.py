@@ -1,7 +1,11 @@
 """Which of many path patterns match a path, in time that depends on the path and hardly on how many patterns there are.
 
-A pattern is a path in which ``{name}`` stands for one whole segment, ``*`` inside a segment for any characters but slashes,
-and ``*`` at the end for anything at all: ``/v1/search*`` matches ``/v1/search``, ``/v1/searches`` and ``/v1/search/deep``.
+A pattern is a path in which ``{name}`` stands for one or more characters of a segment, ``*`` for any number of them, and
+``*`` at the end for anything at all: ``/orders/{id}`` matches ``/orders/7``, ``/reports/{name}.csv`` matches
+``/reports/may.csv``, and ``/v1/search*`` matches ``/v1/search``, ``/v1/searches`` and ``/v1/search/deep``.
+
+Nothing here backtracks: a segment with wildcards is compared from left to right, each literal part at its first place, so
+no pattern and no path that somebody thinks up can hold up a check.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 _PLACEHOLDER = re.compile(r"\{[^/{}]+\}")
+_WILDCARD = re.compile(r"(\{[^/{}]*\}|\*)")
 MAX_PATTERN_CHARACTERS = 1024
 
 
@@ -28,11 +33,47 @@ def fault(pattern: str) -> str | None:
         bare = _PLACEHOLDER.sub("", segment)
         if "{" in bare or "}" in bare:
             return f"the braces in {segment[:64]!a} are not closed, or are empty"
-        if bare and bare != segment:
-            return f"{segment[:64]!a} mixes a {{name}} with other characters; it stands for a whole segment"
     if any(character in pattern for character in "?#\\;") or not pattern.isprintable():
         return "a path pattern has no query, fragment, backslash, semicolon or control character"
     return None
+
+
+def shape(pattern: str) -> str:
+    """The pattern without the names of its placeholders: two of one shape match the same paths."""
+    is_open = pattern.endswith("*")
+    body = _STARS.sub("*", _PLACEHOLDER.sub("{}", pattern.rstrip("*") if is_open else _closed(pattern)))
+    if is_open:
+        return body + "*"
+    return body + "/" if body.endswith("*") else body
+
+
+Rank = tuple[bool, tuple[int, ...], int, str]
+
+
+def rank(pattern: str) -> Rank:
+    """Sorts patterns that match one path: the most particular first, and never two shapes alike.
+
+    A pattern that ends in ``*`` comes after all that don't. Then segments are compared from the left: a literal one
+    before one that is partly literal, and that before a bare placeholder. Then the one with more literal characters.
+    """
+    plain = shape(pattern)
+    is_open = plain.endswith("*")
+    segments = (plain if is_open else _closed(plain))[1:].split("/")
+    kinds = [_kind(segment) for segment in segments]
+    if is_open:
+        kinds[-1] = _OPEN
+    literal = sum(len(part) for segment in segments for part in Glob(segment).parts)
+    return is_open, tuple(kinds), -literal, plain
+
+
+def _kind(segment: str) -> int:
+    if segment in {"{}", "*"}:
+        return _ANY
+    return _PARTLY if "{" in segment or "*" in segment else _LITERAL
+
+
+_LITERAL, _PARTLY, _ANY, _OPEN = range(4)
+_STARS = re.compile(r"\*+")
 
 
 def expression(pattern: str) -> re.Pattern[str]:
@@ -40,6 +81,48 @@ def expression(pattern: str) -> re.Pattern[str]:
     is_open = pattern.endswith("*")
     body = pattern.rstrip("*") if is_open else _closed(pattern)
     return re.compile(_translate(body) + (".*" if is_open else ""), re.DOTALL)
+
+
+class Glob:
+    """One segment with wildcards, matched in time linear in the text.
+
+    ``parts`` are its literal parts; ``gaps`` say how many characters at least stand before each, and after the last.
+    """
+
+    __slots__ = ("gaps", "parts")
+
+    def __init__(self, segment: str) -> None:
+        self.parts: list[str] = []
+        self.gaps: list[int | None] = []
+        gap: int | None = None  # no wildcard
+        for piece in _WILDCARD.split(segment):
+            if piece.startswith("{"):
+                gap = (gap or 0) + 1
+            elif piece.startswith("*"):
+                gap = gap or 0
+            elif piece:
+                self.parts.append(piece)
+                self.gaps.append(gap)
+                gap = None
+        self.gaps.append(gap)
+
+    def matches(self, text: str, *, is_open: bool = False) -> bool:
+        """Whether it matches all of ``text``; where ``is_open``, whether it matches a beginning of it."""
+        place, last = 0, len(self.parts) - 1
+        for number, (part, gap) in enumerate(zip(self.parts, self.gaps, strict=False)):
+            if gap is None:
+                found = place if text.startswith(part, place) else -1
+            elif number == last and self.gaps[-1] is None and not is_open:
+                found = len(text) - len(part) if text.endswith(part) else -1
+            else:
+                found = text.find(part, place + gap)
+            if found < place + (gap or 0):
+                return False
+            place = found + len(part)
+        tail = self.gaps[-1]
+        if tail is None:
+            return is_open or place == len(text)
+        return len(text) - place >= tail
 
 
 class PathIndex(Generic[Value]):
@@ -85,17 +168,17 @@ class _Node(Generic[Value]):
 
     def __init__(self) -> None:
         self.literals: dict[str, _Node[Value]] = {}
-        self.globs: dict[re.Pattern[str], _Node[Value]] = {}
+        self.globs: dict[str, tuple[Glob, _Node[Value]]] = {}
         self.any: _Node[Value] | None = None
         self.ends: list[Value] = []
         self.prefixes: _Prefixes[Value] = {}
-        self.open_globs: list[tuple[re.Pattern[str], Value]] = []
+        self.open_globs: list[tuple[Glob, Value]] = []
 
     def add(self, segments: list[str], value: Value, *, is_open: bool) -> None:
         segment, *rest = segments
         if is_open and not rest:
             if "*" in segment or "{" in segment:
-                self.open_globs.append((re.compile(_translate(segment) + ".*", re.DOTALL), value))
+                self.open_globs.append((Glob(segment), value))
             else:
                 self.prefixes.setdefault(len(segment), {}).setdefault(segment, []).append(value)
             return
@@ -110,25 +193,26 @@ class _Node(Generic[Value]):
             yield from self.ends
             return
         if self.prefixes or self.open_globs:
-            remaining = "/".join(segments[place:])
-            yield from _starting(self.prefixes, remaining)
-            yield from (value for glob, value in self.open_globs if glob.fullmatch(remaining) is not None)
+            yield from _starting(self.prefixes, "/".join(segments[place:]))
+            first = segments[place]
+            yield from (value for glob, value in self.open_globs if glob.matches(first, is_open=True))
         segment = segments[place]
         child = self.literals.get(segment)
         if child is not None:
             yield from child.find(segments, place + 1)
         if self.any is not None and segment:
             yield from self.any.find(segments, place + 1)
-        for glob, child in self.globs.items():
-            if glob.fullmatch(segment) is not None:
+        for glob, child in self.globs.values():
+            if glob.matches(segment):
                 yield from child.find(segments, place + 1)
 
     def _child(self, segment: str) -> _Node[Value]:
         if _PLACEHOLDER.fullmatch(segment) is not None:
             self.any = self.any or _Node()
             return self.any
-        if "*" in segment:
-            return self.globs.setdefault(re.compile(_translate(segment), re.DOTALL), _Node())
+        if "*" in segment or "{" in segment:
+            named = _STARS.sub("*", _PLACEHOLDER.sub("{}", segment))
+            return self.globs.setdefault(named, (Glob(named), _Node()))[1]
         return self.literals.setdefault(segment, _Node())
 
 
