@@ -37,7 +37,8 @@ async def protect(service: FakeService, seconds: list[float]) -> AsyncIterator[P
     made: list[RateLimitMiddleware] = []
 
     def protect(app: Any, **options: Any) -> RateLimitMiddleware:
-        middleware = RateLimitMiddleware(app, **{"apishield_url": service.url, "api_key": "sk_live_service"} | options)
+        asked: dict[str, Any] = {"apishield_url": service.url, "api_key": "sk_live_service", "timeout_seconds": 1.0}
+        middleware = RateLimitMiddleware(app, **asked | options)
         middleware.protection.guard.availability.breaker = Breaker(lambda: seconds[0])  # type: ignore[attr-defined]
         made.append(middleware)
         return middleware

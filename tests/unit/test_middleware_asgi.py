@@ -172,7 +172,8 @@ async def in_thread(work: Callable[[], Any]) -> Any:
 
 def fastapi_app(service: FakeService, **options: Any) -> FastAPI:
     api = an_api()
-    api.add_middleware(RateLimitMiddleware, **{"apishield_url": service.url, "api_key": "sk_live_service"} | options)
+    asked: dict[str, Any] = {"apishield_url": service.url, "api_key": "sk_live_service", "timeout_seconds": 1.0}
+    api.add_middleware(RateLimitMiddleware, **asked | options)
     return api
 
 

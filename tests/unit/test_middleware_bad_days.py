@@ -34,7 +34,10 @@ async def test_reports_travel_together_behind_the_responses(service: FakeService
     assert report["latency_ms"] >= 0
 
 
-async def test_reports_go_out_by_themselves_when_many_wait(service: FakeService, protect: Protect) -> None:
+async def test_reports_go_out_by_themselves_when_many_wait(
+    service: FakeService, protect: Protect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apishield.integrations.service.FLUSH_SECONDS", 3600)
     async with client_of(protect(hello)) as client:
         for _ in range(500):
             await client.get("/")
@@ -138,8 +141,9 @@ async def test_all_that_wait_are_answered_when_the_first_times_out(service: Fake
 
 
 async def test_an_app_that_blocks_its_own_loop_does_not_take_the_service_for_gone(
-    service: FakeService, protect: Protect
+    service: FakeService, protect: Protect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("apishield.integrations.batches.GRACE_SECONDS", 30)  # of shared cores
     async with client_of(protect(hello, timeout_seconds=SILENT)) as client:
         request = asyncio.create_task(client.get("/"))
         for _ in range(3):  # the question is being asked

@@ -36,7 +36,7 @@ async def service() -> AsyncIterator[FakeService]:
 
 
 def options_of(service: FakeService, **options: Any) -> Any:
-    return {"apishield_url": service.url, "api_key": "sk_live_service"} | options
+    return {"apishield_url": service.url, "api_key": "sk_live_service", "timeout_seconds": 1.0} | options
 
 
 def with_scopes(*scopes: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
