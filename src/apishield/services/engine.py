@@ -15,17 +15,17 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from apishield.core.abuse_detector.addresses import Address, parse_address, within
-from apishield.core.decision import CheckRequest, Decision, Denial, LimitState
+from apishield.core.decision import CheckRequest, Decision, Denial
 from apishield.core.decision_ids import DecisionIds
-from apishield.core.headers import rate_limit_headers, restriction
 from apishield.core.key_manager import lifecycle
 from apishield.core.key_manager.format import inspect
 from apishield.core.key_manager.scopes import default_scope, satisfies
-from apishield.core.model import MAX_UNITS, SECOND_US, Concurrency, Counter, Limit, Outcome, Quota, Verdict
+from apishield.core.model import MAX_UNITS, SECOND_US, Counter, Verdict
 from apishield.core.paths import BadPathError, normalise
 from apishield.core.policies import Facts, Meter
 from apishield.core.ports import Clock, CounterStore
 from apishield.core.records import Environment, KeyKind
+from apishield.core.rendering import Rendered, render
 from apishield.errors import PROBLEMS, StoreUnavailable
 from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
 
@@ -322,64 +322,34 @@ class Engine:
         return self._answer(asked, verdict, verdict.now_us)
 
     def _refuse(self, asked: _Asked, denial: Denial, now_us: int) -> Decision:
-        return self._render(asked, denial.code, denial.message, (), [], None, now_us, degraded=asked.degraded)
+        return self._conclude(asked, Rendered(denial.code, denial.message, [], [], None, {}), now_us, asked.degraded)
 
     def _answer(self, asked: _Asked, verdict: Verdict, now_us: int) -> Decision:
-        shadow: list[LimitState] = []
-        states: list[tuple[Limit, Meter, Outcome]] = []
-        for meter, outcome in zip(asked.meters, verdict.outcomes, strict=True):
-            if meter.shadow:
-                shadow.append(_state(meter, outcome))
-            else:
-                states.append((meter.limit, meter, outcome))
-        if len(states) > 1:
-            states.sort(key=lambda state: restriction(state[0], state[2]))
-        enforced = [(limit, meter.quoted_name, meter.policy_item, outcome) for limit, meter, outcome in states]
-        limits = [_state(meter, outcome) for _, meter, outcome in states]
-        degraded = asked.degraded or verdict.degraded
-        if verdict.admitted:
-            return self._render(asked, "ok", "", enforced, limits, None, now_us, degraded=degraded, shadow=shadow)
-        limit, _, outcome = states[0]
-        code = _limit_code(limit)
-        wait_us = outcome.retry_after_us
-        message = _limit_message(limit, wait_us)
-        return self._render(asked, code, message, enforced, limits, wait_us, now_us, degraded=degraded, shadow=shadow)
+        rendered = render(asked.meters, verdict, draft=self._draft_headers, legacy=self._legacy_headers)
+        return self._conclude(asked, rendered, now_us, asked.degraded or verdict.degraded)
 
-    def _render(
-        self,
-        asked: _Asked,
-        code: str,
-        message: str,
-        enforced: Sequence[tuple[Limit, str, str, Outcome]],
-        limits: list[LimitState],
-        wait_us: int | None,
-        now_us: int,
-        *,
-        degraded: bool,
-        shadow: list[LimitState] | None = None,
-    ) -> Decision:
-        view, entry = asked.view, asked.entry
-        status = 200 if code == "ok" else PROBLEMS[code].status
+    def _conclude(self, asked: _Asked, rendered: Rendered, now_us: int, degraded: bool) -> Decision:
+        """The decision, with its id and the headers that are its own; noted."""
+        view, entry, code, headers = asked.view, asked.entry, rendered.code, rendered.headers
+        allowed = code == "ok"
+        status = 200 if allowed else PROBLEMS[code].status
         decision_id = asked.check_id or self._ids.make(view.tenant.id, now_us)
-        headers = rate_limit_headers(enforced, now_us, draft=self._draft_headers, legacy=self._legacy_headers)
         headers["X-APIShield-Decision"] = decision_id
-        if status == 429 and wait_us is not None:
-            headers["Retry-After"] = str(-(-wait_us // SECOND_US))
-        elif status == 401:
+        if status == 401:
             headers["WWW-Authenticate"] = _CHALLENGE
         if degraded:
             headers["X-APIShield-Degraded"] = "true"
         decision = Decision(
-            code == "ok",
+            allowed,
             code,
             status,
-            message,
+            rendered.message,
             decision_id,
             view.tenant.id,
             None if entry is None else entry.view,
-            limits,
-            shadow or [],
-            None if wait_us is None else -(-wait_us // 1000) / 1000,
+            rendered.limits,
+            rendered.shadow,
+            rendered.retry_after,
             headers,
             degraded,
         )
@@ -395,31 +365,3 @@ def _costs(cost: int | dict[str, int], asked: _Asked) -> Sequence[int]:
     if isinstance(cost, int):
         return [min(cost * meter.cost, _TOO_MUCH) if meter.unit == "requests" else 0 for meter in asked.meters]
     return [min(cost.get(meter.unit, 0) * meter.cost, _TOO_MUCH) for meter in asked.meters]
-
-
-def _state(meter: Meter, outcome: Outcome) -> LimitState:
-    limit = meter.limit
-    return LimitState(
-        limit.name,
-        meter.policy_id,
-        meter.strategy,
-        limit.unit,
-        limit.algorithm.requests,
-        outcome.remaining,
-        meter.window_seconds,
-        -(-outcome.reset_us // 1000) / 1000,
-        not outcome.admitted,
-    )
-
-
-def _limit_code(limit: Limit) -> str:
-    if isinstance(limit.algorithm, Quota):
-        return "quota_exceeded"
-    return "concurrency_exceeded" if isinstance(limit.algorithm, Concurrency) else "rate_limited"
-
-
-def _limit_message(limit: Limit, wait_us: int | None) -> str:
-    if wait_us is None:
-        return f"The request costs more than the limit {limit.name!a} ever allows ({limit.algorithm.requests} {limit.unit})."
-    seconds = -(-wait_us // SECOND_US)
-    return f"The limit {limit.name!a} ({limit.algorithm.requests} {limit.unit}) is used up. Try again in {seconds} s."
