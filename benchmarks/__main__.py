@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import service
+from benchmarks import library, service
 
 if __name__ == "__main__":
+    library.main([])
     service.main()
