@@ -63,12 +63,10 @@ class Banner:
     def print(self) -> None:
         """Writes it to standard output."""
         console = Console(soft_wrap=True, highlight=False)
-        text = Text(f"\n  APIShield {__version__}\n\n", style="bold")
+        text = Text().append(f"\n  APIShield {__version__}\n\n", style="bold")
         for name, value in self.lines():
-            text.append(f"  {name:<10}", style="dim").append(f"{value}\n", style="default not bold")
-        text.append("\n  Make a tenant:\n\n", style="default not bold").append(
-            f"  {self.curl()}\n", style="not bold cyan"
-        )
+            text.append(f"  {name:<10}", style="dim").append(f"{value}\n")
+        text.append("\n  Make a tenant:\n\n").append(f"  {self.curl()}\n", style="cyan")
         console.print(text)
         sys.stdout.flush()
 
