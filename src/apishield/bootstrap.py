@@ -20,6 +20,7 @@ from apishield.services import installation
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
 from apishield.services.customers import CustomerService
+from apishield.services.endpoints import EndpointService
 from apishield.services.engine import Engine
 from apishield.services.idempotency import IdempotencyService
 from apishield.services.keys import KeyService
@@ -134,6 +135,7 @@ class Runtime:
         self.keys = KeyService(database, secrets, entropy=entropy)
         self.customers = CustomerService(database, secrets, entropy=entropy)
         self.policies = PolicyService(database, secrets, entropy=entropy)
+        self.endpoints = EndpointService(database, secrets, entropy=entropy)
         self.blocks = BlockService(database, secrets, entropy=entropy)
         self.audit = AuditService(database, secrets)
         self.idempotency = IdempotencyService(database, secrets)

@@ -51,6 +51,7 @@ async def belongings(alice: Tenant) -> dict[str, str]:
     policy = await alice.ok(
         "POST", "/v1/policies", {"name": "alices policy", "per": ["ip"], "limit": "5/minute"}, status=201
     )
+    endpoint = await alice.ok("POST", "/v1/endpoints", {"method": "GET", "path": "/alices/path"}, status=201)
     block = await alice.ok("POST", "/v1/blocklist", {"ip": "198.51.100.7", "reason": "alices block"}, status=201)
     allow = await alice.ok("POST", "/v1/allowlist", {"ip": "198.51.100.8", "reason": "alices allow"}, status=201)
     return {
@@ -59,6 +60,7 @@ async def belongings(alice: Tenant) -> dict[str, str]:
         "key_id": key["id"],
         "token_id": token["id"],
         "policy_id": policy["id"],
+        "endpoint_id": endpoint["id"],
         "block_id": block["id"],
         "allow_id": allow["id"],
     }
@@ -87,7 +89,7 @@ async def test_no_operation_reaches_another_tenants_thing_by_its_id(
     service: Service, alice: Tenant, bob: Tenant, belongings: dict[str, str]
 ) -> None:
     before = await state(service, alice.id)
-    assert all(before[name] for name in ("keys", "tokens", "customers", "policies", "blocks", "audit_entries"))
+    assert all(before[name] for name in ("keys", "tokens", "customers", "policies", "endpoints", "blocks", "audit_entries"))
     walked = 0
     for operation in operations(service.document()):
         if operation.ids:

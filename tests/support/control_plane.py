@@ -12,6 +12,7 @@ from apishield.services.audit import AuditService
 from apishield.services.base import Ceilings
 from apishield.services.blocks import BlockService
 from apishield.services.customers import CustomerService
+from apishield.services.endpoints import EndpointService
 from apishield.services.idempotency import IdempotencyService
 from apishield.services.keys import KeyService
 from apishield.services.policies import PolicyService
@@ -53,6 +54,7 @@ class ControlPlane:
         self.keys = KeyService(*parts, ceilings=self.ceilings)
         self.customers = CustomerService(*parts, ceilings=self.ceilings)
         self.policies = PolicyService(*parts, ceilings=self.ceilings)
+        self.endpoints = EndpointService(*parts, ceilings=self.ceilings)
         self.blocks = BlockService(*parts, ceilings=self.ceilings)
         self.audit = AuditService(*parts)
         self.idempotency = IdempotencyService(*parts)

@@ -33,6 +33,7 @@ TAGS = [
     {"name": "Keys", "description": "API keys: for callers of your API, and for your SDK or gateway."},
     {"name": "Customers", "description": "Whom you sell your API to; their keys share limits."},
     {"name": "Policies", "description": "Limits, whom they apply to, what they count by."},
+    {"name": "Endpoints", "description": "The routes of your API: scopes they ask for, what they cost."},
     {"name": "Blocks", "description": "Addresses, networks and keys that are refused, or spared."},
     {"name": "Audit", "description": "Every change, chained so that none can be taken back unseen."},
     {"name": "Checks", "description": "The data plane: may this request pass?"},

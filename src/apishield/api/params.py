@@ -33,6 +33,7 @@ TokenId = _id("tok", "token")
 KeyId = _id("key", "key")
 CustomerId = _id("cus", "customer")
 PolicyId = _id("pol", "policy")
+EndpointId = _id("end", "endpoint")
 BlockId = _id("blk", "block")
 AllowId = _id("alw", "allow")
 

@@ -45,6 +45,8 @@ class Permission(Enum):
     CUSTOMERS_WRITE = Rule("customers:write", _WRITERS)
     POLICIES_READ = Rule("policies:read", _READERS)
     POLICIES_WRITE = Rule("policies:write", _WRITERS)
+    ENDPOINTS_READ = Rule("endpoints:read", _READERS)
+    ENDPOINTS_WRITE = Rule("endpoints:write", _WRITERS)
     BLOCKS_READ = Rule(
         "blocks:read", _READERS, in_tenant=False
     )  # an operator without a tenant: those that hold for all

@@ -62,7 +62,7 @@ def check(
     method: str | None = None,
     path: str | None = None,
     user_agent: str | None = None,
-    cost: Cost = 1,
+    cost: Cost | None = None,
     scopes: Iterable[str] | None = None,
     country: str | None = None,
     attributes: Mapping[str, str] | None = None,
@@ -70,6 +70,7 @@ def check(
 ) -> Call[Decision]:
     """Asks whether a request may pass, and charges its ``cost`` where it may (0 only looks).
 
+    Without a ``cost`` it is what the catalogue says of the endpoint, else 1.
     Never sent again where it may have arrived, since it may have been charged.
     """
     request = CheckRequest(
@@ -78,7 +79,7 @@ def check(
         method=method,
         path=path,
         user_agent=user_agent,
-        cost=cost if isinstance(cost, int) else dict(cost),
+        cost=dict(cost) if isinstance(cost, Mapping) else cost,
         scopes=None if scopes is None else list(scopes),
         country=country,
         attributes=None if attributes is None else dict(attributes),

@@ -16,7 +16,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The question, as ``POST /v1/check`` and the gateways ask it. All fields are optional.
 
-    ``cost`` is a number of requests, or units by name (``{"requests": 1, "tokens": 900}``); 0 only looks.
+    ``cost`` is a number of requests, or units by name (``{"requests": 1, "tokens": 900}``); 0 only looks. Where it is
+    absent the check costs what its endpoint says, else 1.
     """
 
     api_key: str | None = None
@@ -24,7 +25,7 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=F
     method: str | None = None
     path: str | None = None
     user_agent: str | None = None
-    cost: Cost | dict[Name, Cost] = 1
+    cost: Cost | dict[Name, Cost] | None = None
     scopes: list[str] | None = None
     country: str | None = None
     attributes: dict[str, str] | None = None

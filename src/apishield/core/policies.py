@@ -11,22 +11,25 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from apishield.core.counter_keys import counter_key, overflow_key
+from apishield.core.endpoints import pattern_subject
 from apishield.core.headers import policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
 from apishield.core.model import Concurrency, Counter, Limit, Mode
 from apishield.core.path_index import PathIndex
 from apishield.core.records import Match, Policy
 
-ANY_ENDPOINT = "*"
-
 
 class Facts(msgspec.Struct, gc=False):
-    """What is known of a check when its limits are chosen. ``ip`` is the address as it is counted (IPv6 by /64)."""
+    """What is known of a check when its limits are chosen.
+
+    ``ip`` is the address as it is counted (IPv6 by /64), ``endpoint`` what the catalogue's is counted by.
+    """
 
     tenant_id: str
     environment: str
     method: str | None = None
     path: str | None = None
+    endpoint: str | None = None
     ip: str | None = None
     key_id: str | None = None
     customer_id: str | None = None
@@ -94,7 +97,7 @@ class CompiledPolicy:
             case "tenant":
                 return facts.tenant_id
             case "endpoint":  # never the raw path: that would be a counter for every id
-                return f"{facts.method or '*'} {self.match.path or ANY_ENDPOINT}"
+                return facts.endpoint or pattern_subject(facts.method, self.match.path)
         return facts.attributes.get(part.removeprefix("attr:")) if facts.attributes else None
 
 

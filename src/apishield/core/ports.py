@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 import msgspec
 
 from apishield.core.model import Counter, Verdict
-from apishield.core.records import Block, Customer, Key, Policy, SecretHash, Tenant, Token
+from apishield.core.records import Block, Customer, Endpoint, Key, Policy, SecretHash, Tenant, Token
 
-ChangeKind = Literal["tenant", "token", "key", "customer", "policy", "block"]
+ChangeKind = Literal["tenant", "token", "key", "customer", "policy", "endpoint", "block"]
 
 
 class Clock(Protocol):
@@ -106,6 +106,7 @@ class SnapshotRows(msgspec.Struct, frozen=True, kw_only=True):
     key_secrets: list[SecretHash] = []
     customers: list[Customer] = []
     policies: list[Policy] = []
+    endpoints: list[Endpoint] = []
     blocks: list[Block] = []
 
 

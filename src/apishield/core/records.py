@@ -160,6 +160,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_us: int
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A route of the tenant's API: ``method`` (``*`` for any) and a path pattern, whose ``shape`` has no names in it.
+
+    ``required_scopes`` of ``None`` leaves it to the method's default scope; an empty tuple asks for none. ``cost`` is what
+    a check costs that says nothing of it, in requests or in units by name. ``login`` marks where callers give passwords.
+    """
+
+    id: str
+    tenant_id: str
+    method: str
+    path: str
+    shape: str
+    required_scopes: tuple[str, ...] | None = None
+    cost: int | dict[str, int] = 1
+    login: bool = False
+    created_at_us: int
+    updated_at_us: int
+
+
 class Block(msgspec.Struct, frozen=True, kw_only=True):
     """An address, prefix, key, country or network that is refused (``block``) or spared the abuse steps (``allow``).
 

@@ -59,8 +59,10 @@ class LocalGuard:
         if self._memory is None:
             _check_redis(store_url)
 
-    def check(self, incoming: Incoming, request: object, cost: Cost) -> Awaitable[Decision]:
+    def check(self, incoming: Incoming, request: object, cost: Cost | None) -> Awaitable[Decision]:
         """Decides about a request (protocol ``Guard``)."""
+        if cost is None:
+            cost = 1
         if not isinstance(cost, int):
             raise ConfigurationError(
                 f"cost is {cost!r}; a limit without a service counts requests, so give an integer."

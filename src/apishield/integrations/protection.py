@@ -53,8 +53,8 @@ class ProtectionOptions(TypedDict, total=False):
     # Both:
     on_error: OnError
     """What happens to requests while nobody can be asked. Default: allow."""
-    cost: Cost | Callable[[Any], Cost]
-    """What a request is charged. Default: 1."""
+    cost: Cost | Callable[[Any], Cost | None]
+    """What a request is charged. Default: what the service says its endpoint costs, else 1."""
     key_header: str
     """The header that holds the caller's key. Default: ``X-API-Key``."""
     bearer_prefixes: Sequence[str]
@@ -70,7 +70,7 @@ class ProtectionOptions(TypedDict, total=False):
 class Guard(Protocol):
     """Decides about requests."""
 
-    def check(self, incoming: Incoming, request: object, cost: Cost) -> Awaitable[Decision]:
+    def check(self, incoming: Incoming, request: object, cost: Cost | None) -> Awaitable[Decision]:
         """The decision about ``request``, the framework's, of which all is read before this returns.
 
         What is awaited never fails because nobody can be asked.
@@ -103,7 +103,7 @@ class Protection:
             known = ", ".join(sorted(ProtectionOptions.__annotations__))
             raise TypeError(f"{', '.join(sorted(unknown))} is not an option; there are {known}.")
         self.reports = options.get("report", True)
-        self._cost = options.get("cost", 1)
+        self._cost = options.get("cost")
         if not callable(self._cost):
             _check_cost(self._cost)
         self._exempt = _exemptions(options.get("exempt", ()))
@@ -185,7 +185,7 @@ def _service_guard(options: ProtectionOptions, on_error: OnError) -> Guard:
 def _local_guard(options: ProtectionOptions, on_error: OnError) -> Guard:
     from apishield.integrations.local import LocalGuard  # noqa: PLC0415  the algorithms, likewise
 
-    cost = options.get("cost", 1)
+    cost = options.get("cost")
     if isinstance(cost, Mapping):
         raise ConfigurationError(f"cost is {cost!r}; a limit without a service counts requests, so give an integer.")
     limit = options["limit"]
@@ -210,6 +210,8 @@ def _exemptions(patterns: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...
 
 
 def _check_cost(cost: Any) -> None:
+    if cost is None:
+        return
     units = cost.values() if isinstance(cost, Mapping) else (cost,)
     for count in units:
         if type(count) is not int or not 0 <= count <= MAX_UNITS:

@@ -56,7 +56,7 @@ class ServiceGuard:
         self._scopes = scopes
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
-    def check(self, incoming: Incoming, request: object, cost: Cost) -> Awaitable[Decision]:
+    def check(self, incoming: Incoming, request: object, cost: Cost | None) -> Awaitable[Decision]:
         """Asks about a request (protocol ``Guard``)."""
         scopes = self._scopes(request) if callable(self._scopes) else self._scopes
         question = CheckRequest(
@@ -65,7 +65,7 @@ class ServiceGuard:
             method=incoming.method,
             path=incoming.path,
             user_agent=incoming.user_agent,
-            cost=cost if isinstance(cost, int) else dict(cost),
+            cost=cost if cost is None or isinstance(cost, int) else dict(cost),
             scopes=None if scopes is None else list(scopes),
             require_key=self._require_key,
         )

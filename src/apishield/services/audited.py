@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from apishield.core.records import Block, Customer, Key, Policy, Tenant, Token
+from apishield.core.records import Block, Customer, Endpoint, Key, Policy, Tenant, Token
 from apishield.services.secrets import Secrets
 
 Fields = dict[str, Any]
@@ -50,6 +50,10 @@ class Audited:
         """Of a policy. Overrides may be thousands and name people, so they appear as their number and a digest."""
         shown = _pick(policy, "name", "match", "per", "limit", "cost", "mode", "enabled")
         return shown | {"overrides": len(policy.overrides), "overrides_digest": self.digest(policy.overrides)}
+
+    def endpoint(self, endpoint: Endpoint) -> Fields:
+        """Of an endpoint."""
+        return _pick(endpoint, "method", "path", "required_scopes", "cost", "login")
 
     def block(self, block: Block) -> Fields:
         """Of a block or an allow."""

@@ -24,6 +24,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     keys: int = 100_000
     customers: int = 100_000
     policies: int = 1_000
+    endpoints: int = 5_000
     blocks: int = 100_000
     tokens: int = 100
 

@@ -134,10 +134,14 @@ class Faults:
     def limit(self, pointer: str, limit: Limit) -> None:
         """One limit's name, unit and numbers."""
         self.text(f"{pointer}/name", limit.name, longest=64)
-        if not (_UNIT_CHARACTERS.issuperset(limit.unit) and limit.unit[:1].isalpha() and len(limit.unit) <= 32):
-            self.add(f"{pointer}/unit", f"{limit.unit[:64]!a} is not a word of a-z, 0-9 and _", "invalid_limit")
+        self.unit(f"{pointer}/unit", limit.unit, "invalid_limit")
         for message in faults_of(limit.algorithm):
             self.add(pointer, message, "invalid_limit")
+
+    def unit(self, pointer: str, value: str, code: str = "validation_failed") -> None:
+        """The name of what a limit counts."""
+        if not (_UNIT_CHARACTERS.issuperset(value) and value[:1].isalpha() and len(value) <= 32):
+            self.add(pointer, f"{value[:64]!a} is not a word of a-z, 0-9 and _", code)
 
 
 def is_quota(limit: Limit) -> bool:

@@ -10,13 +10,14 @@ that need not await does not pay for it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Final, Protocol
 
 from apishield.core.abuse_detector.addresses import Address, parse_address, within
 from apishield.core.decision import CheckRequest, Decision, Denial
 from apishield.core.decision_ids import DecisionIds
+from apishield.core.endpoints import METHODS, CatalogueEntry
 from apishield.core.key_manager import lifecycle
 from apishield.core.key_manager.format import inspect
 from apishield.core.key_manager.scopes import default_scope, satisfies
@@ -31,7 +32,6 @@ from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
 
 STALE_AFTER_US: Final = 5 * SECOND_US
 _LONGEST_METHOD: Final = 16
-_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "QUERY"})
 _LONGEST_SECRET: Final = 512
 _TOO_MUCH: Final = MAX_UNITS + 1
 _NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
@@ -77,11 +77,12 @@ class Recorder(Protocol):
 class _Asked:
     """What the steps learn of one check, until the store has decided."""
 
-    __slots__ = ("check_id", "counters", "degraded", "entry", "meters", "peek", "takes_slots", "view")
+    __slots__ = ("check_id", "counters", "degraded", "endpoint", "entry", "meters", "peek", "takes_slots", "view")
 
     def __init__(self, view: TenantView) -> None:
         self.view = view
         self.entry: KeyEntry | None = None
+        self.endpoint: CatalogueEntry | None = None
         self.counters: Sequence[Counter] = ()
         self.meters: Sequence[Meter] = ()
         self.degraded = False
@@ -200,10 +201,12 @@ class Engine:
             except BadPathError as error:
                 return Denial("bad_request", f"The path can't be used: {error}.")
         method = request.method
-        if method is not None and method not in _METHODS:
+        if method is not None and method not in METHODS:
             method = method.upper()
             if not (method.isascii() and method.isalpha() and len(method) <= _LONGEST_METHOD):
                 return Denial("bad_request", f"method is {method[:32]!a}; give an HTTP method such as GET.")
+        if view.endpoints and method is not None and path is not None:
+            asked.endpoint = view.catalogue.find(method, path)
         # 2 allowlist, 3 blocklist
         denial = self._blocked(view, request, address, now_us)
         if denial is not None:
@@ -222,10 +225,10 @@ class Engine:
                 if request.require_key is None
                 else request.require_key or view.tenant.require_key
             )
-            if needs_key or request.scopes:
+            if needs_key or request.scopes or (asked.endpoint is not None and asked.endpoint.required_scopes):
                 return _KEY_MISSING
         else:
-            denial = self._key_refused(view, entry, request, address, method, now_us)
+            denial = self._key_refused(asked, entry, request, address, method, now_us)
             if denial is not None:
                 return denial
         # 6 choose the counters
@@ -250,14 +253,14 @@ class Engine:
 
     def _key_refused(
         self,
-        view: TenantView,
+        asked: _Asked,
         entry: KeyEntry,
         request: CheckRequest,
         address: Address | None,
         method: str | None,
         now_us: int,
     ) -> Denial | None:
-        key = entry.key
+        view, key = asked.view, entry.key
         if key.kind is KeyKind.SERVICE:
             return _WRONG_KIND
         code = lifecycle.refusal(key, now_us)
@@ -271,11 +274,7 @@ class Engine:
             return Denial("blocked", "This API key is blocked.")
         if entry.networks and (address is None or not within(address, entry.networks)):
             return Denial("ip_not_allowed", "This API key may only be used from the addresses that its owner listed.")
-        if request.scopes is not None:
-            needed: Sequence[str] = request.scopes
-        else:
-            needed = (default_scope(method),) if method is not None else ()
-        for scope in needed:
+        for scope in _needed_scopes(request, asked.endpoint, method):
             if scope not in key.scopes and not satisfies(key.scopes, scope):
                 return Denial("scope_missing", f"This API key lacks the scope {scope[:100]!a}.")
         return None
@@ -297,6 +296,7 @@ class Engine:
             environment=environment,
             method=method,
             path=path,
+            endpoint=None if asked.endpoint is None else asked.endpoint.subject,
             ip=None if address is None else address.counted,
             key_id=None if key is None else key.id,
             customer_id=None if key is None else key.customer_id,
@@ -357,9 +357,21 @@ class Engine:
         return decision
 
 
-def _costs(cost: int | dict[str, int], asked: _Asked) -> Sequence[int]:
-    """What each counter is charged: the policy's cost times the check's, in the counter's unit; bounded."""
+def _needed_scopes(request: CheckRequest, endpoint: CatalogueEntry | None, method: str | None) -> Sequence[str]:
+    """What a key must hold: what its endpoint asks for, and what the check names; where neither does, the method's default."""
+    required = None if endpoint is None else endpoint.required_scopes
+    if required is None:
+        if request.scopes is not None:
+            return request.scopes
+        return () if method is None else (default_scope(method),)
+    return (*required, *request.scopes) if request.scopes else required
+
+
+def _costs(cost: int | Mapping[str, int] | None, asked: _Asked) -> Sequence[int]:
+    """What each counter is charged: its policy's cost times the check's (else the endpoint's, else 1), in its unit; bounded."""
     entry = asked.entry
+    if cost is None:
+        cost = 1 if asked.endpoint is None else asked.endpoint.cost
     if cost == 1 and entry is not None and asked.counters is entry.counters:
         return entry.unit_costs
     if isinstance(cost, int):

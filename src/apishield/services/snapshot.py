@@ -20,12 +20,13 @@ from apishield.core.abuse_detector.addresses import Network, parse_network
 from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.counter_keys import counter_key
 from apishield.core.decision import KeyView
+from apishield.core.endpoints import Catalogue
 from apishield.core.key_manager.format import SecretKind, inspect
 from apishield.core.key_manager.hashing import digester
 from apishield.core.model import Counter, Limit
 from apishield.core.policies import Meter, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
-from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
+from apishield.core.records import Block, Customer, Endpoint, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
 
 OPERATOR_ID: Final = "operator"
 _CATCH_UP_INTERVAL_SECONDS = 0.1
@@ -68,7 +69,9 @@ class KeyEntry:
 class TenantView:
     """One tenant's part of the snapshot."""
 
-    __slots__ = ("allows", "blocks", "customers", "keys", "policies", "policy_plan", "secrets", "tenant")
+    __slots__ = (
+        "_catalogue", "allows", "blocks", "customers", "endpoints", "keys", "policies", "policy_plan", "secrets", "tenant",
+    )  # fmt: skip
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -77,8 +80,21 @@ class TenantView:
         self.customers: dict[str, Customer] = {}
         self.policies: dict[str, Policy] = {}
         self.policy_plan = PolicyPlan(tenant.plan, ())
+        self.endpoints: dict[str, Endpoint] = {}
+        self._catalogue: Catalogue | None = None
         self.blocks = Blocklist()
         self.allows = Blocklist()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The endpoints, compiled by the first check after a change: of many changes in a row, once."""
+        if self._catalogue is None:
+            self._catalogue = Catalogue(self.endpoints.values())
+        return self._catalogue
+
+    def endpoints_changed(self) -> None:
+        """Has them compiled again."""
+        self._catalogue = None
 
 
 class Snapshot:
@@ -214,7 +230,9 @@ class Snapshot:
 
     def _apply(self, changes: Iterable[Change], rows: SnapshotRows) -> None:
         self.generation += 1
-        present = {record.id for records in (rows.tenants, rows.customers, rows.policies) for record in records}
+        present = {
+            record.id for records in (rows.tenants, rows.customers, rows.policies, rows.endpoints) for record in records
+        }
         for change in changes:
             if change.object_id not in present:
                 self._forget(change)
@@ -240,6 +258,9 @@ class Snapshot:
             case "policy" if view is not None:
                 if view.policies.pop(change.object_id, None) is not None:
                     view.policy_plan = PolicyPlan(view.tenant.plan, view.policies.values())
+            case "endpoint" if view is not None:
+                if view.endpoints.pop(change.object_id, None) is not None:
+                    view.endpoints_changed()
             case "block":
                 for blocklist in (self.operator_blocks,) if view is None else (view.blocks, view.allows):
                     blocklist.discard(change.object_id)
@@ -274,6 +295,11 @@ class Snapshot:
                 owner.secrets[stored.digest] = stored
                 self._digests.setdefault(stored.owner_id, set()).add(stored.digest)
         self._take_policies(rows.policies)
+        for endpoint in rows.endpoints:
+            owner = self._tenants.get(endpoint.tenant_id)
+            if owner is not None:
+                owner.endpoints[endpoint.id] = endpoint
+                owner.endpoints_changed()
         for block in rows.blocks:
             self._take_block(block)
 

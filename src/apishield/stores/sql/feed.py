@@ -16,13 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Change, ChangeKind, SnapshotRows
-from apishield.core.records import Block, Customer, Key, Policy, Tenant, Token
+from apishield.core.records import Block, Customer, Endpoint, Key, Policy, Tenant, Token
 from apishield.stores.sql.repositories.secret_hashes import hash_of, hashes_of
 from apishield.stores.sql.tables import (
     blocks,
     change_counter,
     changes,
     customers,
+    endpoints,
     keys,
     policies,
     secrets,
@@ -42,6 +43,7 @@ _OBJECTS: tuple[tuple[ChangeKind, str, Table, type[Any]], ...] = (
     ("key", "keys", keys, Key),
     ("customer", "customers", customers, Customer),
     ("policy", "policies", policies, Policy),
+    ("endpoint", "endpoints", endpoints, Endpoint),
     ("block", "blocks", blocks, Block),
 )
 

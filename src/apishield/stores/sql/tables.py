@@ -154,6 +154,23 @@ policies = Table(
     UniqueConstraint("tenant_id", "name"),
 )
 
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _tenant(),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("shape", Text, nullable=False),
+    Column("required_scopes", Document(tuple[str, ...])),
+    Column("cost", Document(int | dict[str, int]), nullable=False),
+    Column("login", Boolean, nullable=False),
+    _time("created_at_us"),
+    _time("updated_at_us"),
+    UniqueConstraint("tenant_id", "id"),
+    UniqueConstraint("tenant_id", "method", "shape"),
+)
+
 blocks = Table(
     "blocks",
     metadata,
@@ -256,6 +273,31 @@ usage_day = Table(
     Column("allowed", BigInteger, nullable=False),
     Column("refused", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "key_id", "day"),
+)
+
+shadow_day = Table(
+    "shadow_day",
+    metadata,
+    Column("tenant_id", Text, nullable=False),
+    Column("policy_id", Text, nullable=False),
+    Column("day", Text, nullable=False),  # 2026-11-23, UTC
+    _time("since_us"),
+    Column("would_refuse", BigInteger, nullable=False),
+    Column("admitted", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "policy_id", "day"),
+    Index(None, "day"),
+)
+
+shadow_subjects = Table(
+    "shadow_subjects",
+    metadata,
+    Column("tenant_id", Text, nullable=False),
+    Column("policy_id", Text, nullable=False),
+    Column("day", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # as the counter's key has it
+    Column("would_refuse", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "policy_id", "day", "subject"),
+    Index(None, "day"),
 )
 
 nodes = Table(

@@ -13,6 +13,7 @@ from apishield.core.ports import ChangeKind
 from apishield.stores.sql.repositories.audit import AuditRepository
 from apishield.stores.sql.repositories.blocks import BlocksRepository
 from apishield.stores.sql.repositories.customers import CustomersRepository
+from apishield.stores.sql.repositories.endpoints import EndpointsRepository
 from apishield.stores.sql.repositories.idempotency import IdempotencyRepository
 from apishield.stores.sql.repositories.keys import KeysRepository
 from apishield.stores.sql.repositories.meta import MetaRepository
@@ -79,6 +80,11 @@ class UnitOfWork:
     def policies(self) -> PoliciesRepository:
         """Policies."""
         return PoliciesRepository(self.connection)
+
+    @cached_property
+    def endpoints(self) -> EndpointsRepository:
+        """The catalogue of endpoints."""
+        return EndpointsRepository(self.connection)
 
     @cached_property
     def blocks(self) -> BlocksRepository:
