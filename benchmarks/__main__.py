@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import library, service
+from benchmarks import library, library_redis, service
 
 if __name__ == "__main__":
     library.main([])
-    service.main()
+    library_redis.main([])
+    service.main([])

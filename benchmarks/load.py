@@ -1,0 +1,99 @@
+"""Load on an HTTP server: closed loop by wrk, open loop by ``benchmarks.open_loop``."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.processes import cpu_seconds, pinned
+
+
+class Target(NamedTuple):
+    """A question to a server. One request asks ``checks`` checks."""
+
+    name: str
+    server: int
+    url: str
+    credential: str
+    body: dict[str, Any]
+    checks: int = 1
+    redis: int | None = None
+    """The process of the Redis that the server asks; its processor time is shown, too."""
+
+
+class Load(NamedTuple):
+    """What a round measured: checks (not requests) a second, latencies of requests, processor time of one check."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+    cpu_us: float
+    """Processor time that the server spent on one check, which other load on the machine hardly changes."""
+    redis_cpu_us: float
+
+
+def closed_loop(target: Target, connections: int, seconds: int, core: int, work: Path) -> Load:
+    """As many requests as ``connections`` can send that each wait for their answer."""
+    script = work / "post.lua"
+    script.write_text(_lua(target))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), target.url]
+    before = _spent(target)
+    out = subprocess.run(pinned(core, command), check=True, capture_output=True, text=True).stdout
+    server, redis = (now - then for now, then in zip(_spent(target), before, strict=True))
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
+    total = re.search(r"(\d+) requests in", out)
+    if rate is None or total is None:
+        sys.exit(f"wrk said something unexpected:\n{out}")
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    checks = max(1, int(total.group(1))) * target.checks
+    return Load(
+        float(rate.group(1)) * target.checks,
+        _ms(out, "50"),
+        _ms(out, "99"),
+        int(failed.group(1)) if failed else 0,
+        server / checks * 1e6,
+        redis / checks * 1e6,
+    )
+
+
+def open_loop(target: Target, per_second: float, seconds: int, core: int) -> Load:
+    """Requests at fixed instants, whether earlier ones are answered or not; latency counts from the instant."""
+    before = _spent(target)
+    command = [sys.executable, "-m", "benchmarks.open_loop", target.url, target.credential, json.dumps(target.body)]
+    out = subprocess.run(
+        pinned(core, [*command, str(per_second), str(seconds)]), check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    server, redis = (now - then for now, then in zip(_spent(target), before, strict=True))
+    said = json.loads(out)
+    return Load(
+        said["per_second"],
+        said["p50_ms"],
+        said["p99_ms"],
+        said["failed"],
+        server / said["requests"] * 1e6,
+        redis / said["requests"] * 1e6,
+    )
+
+
+def _spent(target: Target) -> tuple[float, float]:
+    return cpu_seconds(target.server), 0.0 if target.redis is None else cpu_seconds(target.redis)
+
+
+def _lua(target: Target) -> str:
+    return (
+        'wrk.method = "POST"\n'
+        f"wrk.body = {json.dumps(json.dumps(target.body))}\n"
+        'wrk.headers["Content-Type"] = "application/json"\n'
+        f'wrk.headers["Authorization"] = "Bearer {target.credential}"\n'
+    )
+
+
+def _ms(out: str, percentile: str) -> float:
+    found = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s)", out)
+    assert found is not None, out
+    return float(found.group(1)) * {"us": 0.001, "ms": 1, "s": 1000}[found.group(2)]
