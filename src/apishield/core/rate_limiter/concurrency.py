@@ -12,12 +12,12 @@ from apishield.core.model import Concurrency, Outcome
 
 
 class State(msgspec.Struct, gc=False):
-    """Units ``held`` by the checks in ``slots`` (id → when taken, units), which are ordered by when they were taken."""
+    """Units ``held`` by the checks in ``slots`` ((id, units) → when taken), which are ordered by when they were taken."""
 
     rule: Concurrency
     seen_us: int = 0
     held: int = 0
-    slots: dict[str, tuple[int, int]] = {}
+    slots: dict[tuple[str, int], int] = {}
 
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more may be held now."""
@@ -27,20 +27,21 @@ class State(msgspec.Struct, gc=False):
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Lets ``check_id`` hold ``cost`` units, even past the limit, and says how the counter stands then."""
         if cost:
-            self.release(check_id)
-            self.slots[check_id] = (now_us, cost)
+            self.release(check_id, cost)
+            self.slots[check_id, cost] = now_us
             self.held += cost
             self.seen_us = now_us
         return self.look(now_us, 0, fits=True)
 
-    def release(self, check_id: str) -> None:
-        """Frees what ``check_id`` holds; nothing, where it has timed out or never held any."""
-        self.held -= self.slots.pop(check_id, (0, 0))[1]
+    def release(self, check_id: str, cost: int) -> None:
+        """Frees the ``cost`` units that ``check_id`` holds; nothing, where it has timed out or never held them."""
+        if self.slots.pop((check_id, cost), None) is not None:
+            self.held -= cost
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
-        oldest_us = next(iter(self.slots.values()))[0] if self.slots else 0
-        newest_us = next(reversed(self.slots.values()))[0] if self.slots else 0
+        oldest_us = next(iter(self.slots.values())) if self.slots else 0
+        newest_us = next(reversed(self.slots.values())) if self.slots else 0
         return outcome(self.rule, now_us, cost, fits, self.held, oldest_us, newest_us)
 
     def penalize(self, now_us: int, cost: int) -> None:
@@ -51,6 +52,7 @@ class State(msgspec.Struct, gc=False):
 
     def adopt(self, rule: Concurrency, now_us: int) -> None:
         """Goes on under changed numbers: slots stay, a changed time-out counts from when they were taken."""
+        self._free_timed_out(now_us)
         self.rule = rule
 
     def expires_at_us(self) -> int:
@@ -60,10 +62,10 @@ class State(msgspec.Struct, gc=False):
     def _free_timed_out(self, now_us: int) -> None:
         horizon_us = now_us - self.rule.timeout_us
         while self.slots:
-            check_id, (taken_us, _) = next(iter(self.slots.items()))
+            (check_id, cost), taken_us = next(iter(self.slots.items()))
             if taken_us > horizon_us:
                 return
-            self.release(check_id)
+            self.release(check_id, cost)
 
 
 def outcome(

@@ -29,7 +29,7 @@ class State(msgspec.Struct, gc=False):
 
     The youngest entry lies in ``last_us`` and ``last_cost``, and grows until its slot ends at ``slot_end_us``; the older
     ones lie in ``times`` and ``costs`` from index ``head`` on. ``total`` is the sum of all. ``leaves_us`` is an instant before
-    which none leaves. ``seen_us`` is the last change, before which no clock goes.
+    which none leaves. No clock goes before ``seen_us``: the last charge, or the instant at which an entry left that is gone.
     """
 
     rule: SlidingWindow
@@ -144,7 +144,7 @@ class State(msgspec.Struct, gc=False):
             self.times = self.costs = None
             self.head = self.total = self.last_cost = 0
             self.leaves_us = NEVER_US
-            self.seen_us = now_us
+            self.seen_us = self.last_us + window_us
             return
         head, times, costs = self.head, self.times, self.costs
         if times is None or costs is None:
@@ -153,8 +153,9 @@ class State(msgspec.Struct, gc=False):
         size = len(times)
         while head < size and times[head] <= horizon_us:
             self.total -= costs[head]
-            self.seen_us = now_us
             head += 1
+        if head > self.head:
+            self.seen_us = max(self.seen_us, times[head - 1] + window_us)
         self.leaves_us = (times[head] if head < size else self.last_us) + window_us
         if head == size:
             self.times = self.costs = None

@@ -59,7 +59,9 @@ class State(msgspec.Struct, gc=False):
         used = self._used_at(now_us)
         if rule.window_us != self.rule.window_us:
             used = -(-used * rule.window_us // self.rule.window_us)
-        self.rule, self.used, self.seen_us = rule, used, now_us
+        self.rule, self.used = rule, used
+        if used:
+            self.seen_us = now_us
 
     def expires_at_us(self) -> int:
         """From when on this state says no more than none at all: when the bucket is full."""

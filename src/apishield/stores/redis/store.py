@@ -14,6 +14,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Iterator, Sequence
 
+import msgspec
+
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import Concurrency, Counter, Quota, Verdict
 from apishield.core.ports import Clock, QuotaLedger
@@ -60,7 +62,8 @@ class RedisStore:
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits (port ``CounterStore``)."""
-        await self._submit(counters, costs, "", Step.FORCE)
+        if counters:
+            await self._submit(counters, costs, "", Step.FORCE)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
@@ -166,8 +169,11 @@ class _Batch:
         if not self._is_open:
             return
         if isinstance(reply, bytes):
+            try:
+                self._store.resolve(self._asks, reply)
+            except (IndexError, msgspec.MsgspecError) as error:  # nobody may wait for ever
+                self.lost(StoreUnavailable(f"Redis gave an answer that can't be read: {error}"))
             self._close()
-            self._store.resolve(self._asks, reply)
             return
         self._resent += 1
         if self._resent > MAX_RESENT or not self._store.servers.resend(self._key, self._command, self, str(reply)):

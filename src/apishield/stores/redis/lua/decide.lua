@@ -49,7 +49,7 @@ for _ = 1, ask[2] do
     end
     answer[length + 1] = fit and 1 or 0
     answer[length + 2], answer[length + 3], answer[length + 4] = 0, 0, 0
-    if verdict ~= 2 then
+    if verdict ~= 2 and ask[p + 2] <= FORCE then
       answer[length + 2], answer[length + 3], answer[length + 4] = s.algorithm.report(s, now, cost, fit)
     end
     length = length + 4

@@ -33,7 +33,8 @@ function token_bucket.adopt(s, now, requests, window, burst)
       part = rest > 0 and whole + 1 or whole
       if part == window then used, part = used + 1, 0 end
     end
-    s.used, s.part, s.seen, s.dirty = used, part, now, true
+    s.used, s.part = used, part
+    if used + part > 0 then s.seen, s.dirty = now, true end
   end
   s.requests, s.window = requests, window
 end

@@ -35,7 +35,7 @@ end
 local function forget(s, now)
   local horizon = now - s.window
   if s.last_cost + s.count > 0 and s.last <= horizon then
-    s.total, s.last_cost, s.head, s.count, s.seen, s.dirty = 0, 0, 0, 0, now, true
+    s.total, s.last_cost, s.head, s.count, s.seen, s.dirty = 0, 0, 0, 0, s.last + s.window, true
   end
   while s.count > 0 and s.oldest <= horizon do
     local list, count = entries(s, 0, CHUNK)
@@ -43,7 +43,7 @@ local function forget(s, now)
     while n < count and list[2 * n + 1] <= horizon do
       s.total, n = s.total - list[2 * n + 2], n + 1
     end
-    if n > 0 then s.seen, s.dirty = now, true end
+    if n > 0 then s.seen, s.dirty = math.max(s.seen, list[2 * n - 1] + s.window), true end
     drop(s, list, n)
   end
 end
