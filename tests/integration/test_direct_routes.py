@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from apishield.api.dataplane.answers import Answer
-from apishield.api.dataplane.app import Direct
+from apishield.api.dataplane.app import DirectRoutes
 from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.cli.protocol import BoundedHttpProtocol
 from tests.integration.test_protocol import Connection
@@ -30,7 +30,7 @@ class App:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.waiting = 0
-        self.direct: dict[bytes, Direct] = {b"/now": self._now, b"/later": self._later}
+        self.direct: DirectRoutes = {(b"POST", b"/now"): self._now, (b"POST", b"/later"): self._later}
 
     def _now(self, headers: Headers, body: bytes) -> Answer:
         return _answer("direct", len(body))

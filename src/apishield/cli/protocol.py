@@ -20,7 +20,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from apishield.api.dataplane.answers import Answer
-from apishield.api.dataplane.app import Direct
+from apishield.api.dataplane.app import Direct, DirectRoutes
 from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.core.ids import new_id
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
@@ -71,7 +71,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """Waits for the first head, not for ever."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._direct: dict[bytes, Direct] = getattr(self.app, "direct", {})
+        self._direct: DirectRoutes = getattr(self.app, "direct", {})
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -106,7 +106,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._too_large = True
                 raise HeadTooLargeError
         self._head_bytes = 0
-        route = self._direct.get(self.url)
+        route = self._direct.get((self.parser.get_method(), self.url))
         if route is None or not self._goes_directly():
             super().on_headers_complete()
             return
@@ -139,8 +139,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _goes_directly(self) -> bool:
         return (
-            self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
+            self.parser.get_http_version() == "1.1"
             and (self.cycle is None or self.cycle.response_complete)
             and not self.expect_100_continue
             and not self.flow.write_paused

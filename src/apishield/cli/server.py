@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -20,7 +20,7 @@ from uvicorn.supervisors import Multiprocess
 
 from apishield import settings as settings_module
 from apishield.api.asgi import create_asgi
-from apishield.api.dataplane.app import Direct
+from apishield.api.dataplane.app import DirectRoutes
 from apishield.bootstrap import build
 from apishield.cli.protocol import BoundedHttpProtocol
 from apishield.errors import APIShieldError
@@ -40,7 +40,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.direct: Mapping[bytes, Direct] = {}
+        self.direct: DirectRoutes = {}
         self._app: ASGIApp = self._live
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import msgspec
-
 from apishield.core.decision import Decision
 from apishield.core.ids import new_id
-from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS, Problem
+from apishield.core.refusals import PROBLEM_MEDIA_TYPE, refusal_body
+from apishield.errors import PROBLEMS
 from apishield.integrations.callers import Incoming
 
 DEGRADED_HEADERS = {"X-APIShield-Degraded": "true"}
@@ -35,20 +34,6 @@ class Refusal(NamedTuple):
     body: bytes
 
 
-class ProblemDocument(msgspec.Struct, omit_defaults=True, rename={"kind": "type"}):
-    """The body of a refusal (RFC 9457)."""
-
-    kind: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    request_id: str
-    decision_id: str = ""
-    retry_after: float | None = None
-
-
 def added_headers(decision: Decision, present: Iterable[str] = ()) -> list[tuple[str, str]]:
     """The headers to add to the app's answer, which has those named in ``present`` (lower case).
 
@@ -64,20 +49,8 @@ def added_headers(decision: Decision, present: Iterable[str] = ()) -> list[tuple
 
 def refusal(decision: Decision, incoming: Incoming) -> Refusal:
     """The answer to a request that is not allowed: status, headers and a problem document."""
-    problem = PROBLEMS.get(decision.code) or Problem(decision.status, "The request was refused")
     request_id = incoming.request_id or new_id("req", time.time_ns() // 1000, secrets.token_bytes)
-    document = ProblemDocument(
-        kind=f"{PROBLEM_TYPE_BASE}{decision.code}.md",
-        title=problem.title,
-        status=decision.status,
-        detail=decision.message,
-        instance=incoming.path or "*",
-        code=decision.code,
-        request_id=request_id,
-        decision_id=decision.decision_id,
-        retry_after=decision.retry_after,
-    )
-    body = msgspec.json.encode(document)
+    body = refusal_body(decision, incoming.path or "*", request_id)
     headers = [(name, value) for name, value in decision.headers.items() if name.lower() not in _REFUSALS_ONLY]
     given = {name.lower(): value for name, value in decision.headers.items()}
     if decision.status == 429 and "retry-after" in given:
@@ -85,7 +58,7 @@ def refusal(decision: Decision, incoming: Incoming) -> Refusal:
     if decision.status == 401:
         headers.append(("WWW-Authenticate", given.get("www-authenticate", 'Bearer realm="api"')))
     headers += [
-        ("Content-Type", "application/problem+json"),
+        ("Content-Type", PROBLEM_MEDIA_TYPE),
         ("Content-Length", str(len(body))),
         ("X-Request-Id", request_id),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 
 import msgspec
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from apishield.api.dataplane.access import Access
 from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
+from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
 from apishield.api.problems import MEDIA_TYPE, problem_document
 from apishield.bootstrap import Runtime
@@ -35,7 +36,8 @@ _JSON = (b"content-type", b"application/json")
 
 Headers = Sequence[tuple[bytes, bytes]]
 Direct = Callable[[Headers, bytes], Answer | Awaitable[Answer]]
-"""Answers a POST of one path; never raises."""
+"""Answers one method of one path; never raises."""
+DirectRoutes = Mapping[tuple[bytes, bytes], Direct]
 
 _encode = msgspec.json.Encoder().encode
 _check_decoder = msgspec.json.Decoder(CheckRequest)
@@ -86,16 +88,20 @@ class DataPlane:
         self._reports = runtime.reports
         self._access = Access(runtime.snapshot, runtime.usage, runtime.clock)
         self._observe = runtime.metrics.observe_check
-        self._routes: dict[str, Direct] = {
-            "/v1/check": self._check,
-            "/v1/check/batch": self._check_batch,
-            "/v1/report": self._report,
+        self._gateways = Gateways(self._engine, self._access)
+        self._routes: dict[tuple[str, str], Direct] = {
+            ("POST", "/v1/check"): self._check,
+            ("POST", "/v1/check/batch"): self._check_batch,
+            ("POST", "/v1/report"): self._report,
+            ("GET", NGINX_PATH): self._gateways.nginx,
         }
-        self.direct: dict[bytes, Direct] = {path.encode(): route for path, route in self._routes.items()}
+        self.direct: DirectRoutes = {
+            (method.encode(), path.encode()): route for (method, path), route in self._routes.items()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        route = self._route(scope) if scope["type"] == "http" else None
         if route is None:
             await self._control_plane(scope, receive, send)
             return
@@ -113,6 +119,12 @@ class DataPlane:
         length = (b"content-length", b"%d" % len(answer.body))
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
         await send({"type": "http.response.body", "body": answer.body})
+
+    def _route(self, scope: Scope) -> Direct | None:
+        if not scope["path"].startswith(ENVOY_PREFIX + "/"):
+            return self._routes.get((scope["method"], scope["path"]))
+        method, path = scope["method"], scope["raw_path"].decode("latin-1").removeprefix(ENVOY_PREFIX)
+        return lambda headers, _body: self._gateways.envoy(method, path, headers)
 
     # --- POST /v1/check -----------------------------------------------------------------------------------------------
 
