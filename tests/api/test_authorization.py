@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
+from apishield.api import app
 from apishield.api.permissions import Permission, permission_of, permit
+from apishield.api.route import control_router
 from tests.api.support import OPERATOR_TOKEN, Caller, Json, Service, Tenant, problem_of
 
 IDS = {
@@ -153,18 +156,17 @@ async def test_a_deleted_tenants_token_is_worth_nothing(service: Service, alice:
     await alice.problem(401, "token_invalid", "GET", "/v1/keys")
 
 
-async def test_an_application_with_a_route_that_nobody_thought_about_does_not_start(service: Service) -> None:
-    from apishield.api.app import refuse_undeclared
-    from apishield.api.route import control_router
-
+async def test_an_application_with_a_route_that_nobody_thought_about_does_not_start(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     router = control_router("Keys")
 
     @router.get("/v1/forgotten")
     async def forgotten() -> None: ...
 
-    service.control_plane.router.routes.extend(router.routes)
+    monkeypatch.setattr(app, "ROUTERS", (*app.ROUTERS, SimpleNamespace(router=router)))
     with pytest.raises(TypeError, match="/v1/forgotten"):
-        refuse_undeclared(service.control_plane)
+        app.create_app(service.runtime)
 
 
 def test_a_route_declares_one_permission_not_two() -> None:

@@ -166,7 +166,13 @@ async def test_a_body_is_not_read_for_somebody_without_a_token(alice: Tenant) ->
     assert response.json()["code"] == "token_missing"
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=1.5", "cursor=%00", "status=gone", "q="])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=0", "limit=101", "limit=x", "limit=1.5", "limit=1&limit=2"),
+        *("cursor=%00", "status=gone", "statsu=active", "q=", "q=%00", "=", "%FF=%FF"),
+    ],
+)
 async def test_a_query_that_cannot_be_used_is_422(alice: Tenant, query: str) -> None:
     response = await alice.ask("GET", f"/v1/keys?{query}")
     assert response.status_code == 422, response.text

@@ -7,6 +7,7 @@ Does not own: the data plane (``dataplane``), which stands in front of it (``asg
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -43,7 +44,7 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
     """
     origins = Origins(runtime.settings)
     app = FastAPI(
-        title="APIShield",
+        title=openapi.TITLE,
         version=__version__,
         openapi_url=None,  # served by routers.docs, as every route with a permission of its own
         redirect_slashes=False,  # one spelling a path
@@ -66,15 +67,21 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
     app.state.origins = origins
     app.state.authorizer = Authorizer(runtime, origins)
     app.state.sign_ups = SignUps(origins, runtime.store, runtime.settings.signup_limit)
-    for module in ROUTERS:
-        app.router.routes.extend(module.router.routes)  # as they are: no prefix, nothing inherited
-    refuse_undeclared(app)
-    openapi.install(app, documented or {})
+    app.router.routes.extend(routes())  # as they are: no prefix, nothing inherited
+    app.openapi = cache(lambda: document(documented))  # type: ignore[method-assign]  # FastAPI's way to extend it
     return app
 
 
-def refuse_undeclared(app: FastAPI) -> None:
-    """Raises ``TypeError`` for a route without a permission: it would be open to everybody."""
-    for route in app.routes:
+def document(documented: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The OpenAPI document of the control plane, and of the operations in ``documented``."""
+    return openapi.build(routes(), documented or {})
+
+
+def routes() -> list[ControlRoute]:
+    """All routes. Raises ``TypeError`` for one without a permission: it would be open to everybody."""
+    found: list[ControlRoute] = []
+    for route in (route for module in ROUTERS for route in module.router.routes):
         if not isinstance(route, ControlRoute) or permission_of(route.endpoint) is None:
             raise TypeError(f"{getattr(route, 'path', route)!r} declares no permission; add @permit(…)")
+        found.append(route)
+    return found

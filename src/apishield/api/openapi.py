@@ -6,21 +6,23 @@ its own, with ``errors``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
-from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from apishield import __version__
 from apishield.api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from apishield.api.permissions import Permission, permission_of
 from apishield.api.problems import MEDIA_TYPE
 from apishield.api.schemas.common import EXAMPLE_REQUEST_ID, Input, Output, ProblemOut
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
 
+TITLE = "APIShield"
+LICENSE = {"name": "MIT", "identifier": "MIT"}
 DESCRIPTION = """
 Rate limiting, API keys, abuse protection, usage analytics and usage-based billing for teams that run an API.
 
@@ -59,7 +61,7 @@ PARAMETERS = {
         "in": "header",
         "required": False,
         "description": "Makes the request safe to repeat for 24 hours: the first answer is given again.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     },
 }
 HEADERS = {
@@ -78,23 +80,10 @@ def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def install(app: FastAPI, documented: Mapping[str, Any]) -> None:
-    """Makes ``app.openapi`` return the whole document, made once. ``documented`` is merged into it."""
-    made: dict[str, Any] = {}
-
-    def document() -> dict[str, Any]:
-        if not made:
-            made.update(build(app, documented))
-        return made
-
-    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
-
-
-def build(app: FastAPI, documented: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of ``app``, and of the operations in ``documented``."""
-    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+def build(routes: Sequence[APIRoute], documented: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of ``routes``, and of the operations in ``documented``."""
     document = get_openapi(
-        title=app.title, version=app.version, description=DESCRIPTION, routes=routes, tags=TAGS, license_info=_LICENSE
+        title=TITLE, version=__version__, description=DESCRIPTION, routes=routes, tags=TAGS, license_info=LICENSE
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -117,9 +106,6 @@ def build(app: FastAPI, documented: Mapping[str, Any]) -> dict[str, Any]:
         components.setdefault(section, {}).update(entries)
     document["paths"].update(documented.get("paths", {}))
     return document
-
-
-_LICENSE = {"name": "MIT", "identifier": "MIT"}
 
 
 def _complete(
@@ -174,9 +160,8 @@ def _implied(operation: Mapping[str, Any], method: str, permission: Permission) 
         if method != "GET":
             yield from ("body_too_large", "storage_full")
     if "requestBody" in operation:
-        yield from ("malformed_json", "unsupported_media_type", "validation_failed")
-    if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())) or method == "POST":
-        yield "validation_failed"
+        yield from ("malformed_json", "unsupported_media_type")
+    yield "validation_failed"  # at the least for a parameter in the query that is not known
 
 
 def problem_response(codes: list[str]) -> dict[str, Any]:

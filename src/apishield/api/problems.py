@@ -82,9 +82,10 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """All methods of a path: the router stops at the first route that has it, which knows only its own."""
+    """All methods of a path. The router has stopped at the first route that matches it, and knows only that one's."""
     routes: list[Any] = request.app.routes
-    return sorted({method for route in routes if route.path_regex.match(request.url.path) for method in route.methods})
+    first = next(route for route in routes if route.path_regex.match(request.url.path))
+    return sorted({method for route in routes if route.path_format == first.path_format for method in route.methods})
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:

@@ -6,11 +6,12 @@ parsed for somebody who may not make it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from email.message import Message
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
@@ -19,7 +20,7 @@ from apishield.api.auth import Authorizer, set_actor
 from apishield.api.idempotency import answer_once
 from apishield.api.permissions import permission_of
 from apishield.bootstrap import Runtime
-from apishield.errors import ProblemError
+from apishield.errors import Fault, ProblemError
 
 
 def current_runtime(request: Request) -> Runtime:
@@ -46,7 +47,7 @@ class ControlRoute(APIRoute):
         permission = permission_of(self.endpoint)
         takes_body = self.body_field is not None
         needs_body = self.body_field is not None and self.body_field.field_info.is_required()
-        template = self.path_format
+        template, parameters = self.path_format, frozenset(_query_parameters(self.dependant))
 
         async def serve(request: Request) -> Response:
             if permission is None:
@@ -54,6 +55,7 @@ class ControlRoute(APIRoute):
             authorizer: Authorizer = request.app.state.authorizer
             actor = await authorizer.authorize(request.scope, permission)
             set_actor(request.scope, actor)
+            check_query(request, parameters)
             prepared = ReadRequest(request.scope, request.receive)
             raw = await prepared.body()
             if needs_body or (takes_body and raw):
@@ -77,6 +79,28 @@ class ControlRoute(APIRoute):
 def control_router(tag: str) -> APIRouter:
     """A router whose operations are listed under ``tag`` and named as their functions are."""
     return APIRouter(route_class=ControlRoute, tags=[tag], generate_unique_id_function=lambda route: route.name)
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    """The names that the query string of an endpoint may have."""
+    for field in dependant.query_params:
+        yield field.alias
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Raises ``validation_failed`` for a parameter that is unknown or repeated: a misspelt filter would show everything."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            wanted = ", ".join(sorted(known)) or "none"
+            message = f"is not a parameter that is known here ({wanted})"
+        elif names.count(name) > 1:
+            message = "is given twice"
+        else:
+            continue
+        raise ProblemError("validation_failed", f"?{name[:64]} {message}.", faults=[Fault(f"?{name[:64]}", message)])
 
 
 def check_media_type(content_type: str) -> None:
