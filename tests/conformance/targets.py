@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from apishield.core.counter_keys import counter_key
-from apishield.core.model import Algorithm, Counter, Limit, Mode, Verdict
+from apishield.core.model import Algorithm, Counter, Limit, Verdict
 from apishield.core.ports import CounterStore
 from apishield.stores.memory import MemoryStore
 from apishield.stores.redis import RedisStore

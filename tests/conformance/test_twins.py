@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from apishield.core.model import Algorithm, Concurrency, Counter, Mode, Quota, TokenBucket
+from apishield.core.model import Algorithm, Concurrency, Mode, Quota, TokenBucket
 from tests.conformance.schedules import costs, pauses_us, rules, units, windows_us
 from tests.conformance.targets import Target
 
@@ -40,10 +41,10 @@ def changed(draw: st.DrawFn, rule: Algorithm) -> Algorithm:
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> tuple[list[Counter], list[Step]]:
+def scenes(draw: st.DrawFn) -> tuple[list[tuple[Algorithm, dict[str, Any]]], list[Step]]:
     """A few limits in all modes, and what happens to them."""
     chosen = draw(st.lists(rules, min_size=1, max_size=4))
-    modes = [
+    modes: list[dict[str, Any]] = [
         {
             "mode": draw(st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW])),
             "charge_refused": draw(st.booleans()),
@@ -66,13 +67,13 @@ def scenes(draw: st.DrawFn) -> tuple[list[Counter], list[Step]]:
                 changed=draw(changed(chosen[first])),
             )
         )
-    return list(zip(chosen, modes, strict=True)), steps  # type: ignore[arg-type]
+    return list(zip(chosen, modes, strict=True)), steps
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scene=scenes())
 def test_memory_and_redis_answer_the_same_step_by_step(
-    twins: tuple[Target, Target], scene: tuple[list, list[Step]]
+    twins: tuple[Target, Target], scene: tuple[list[tuple[Algorithm, dict[str, Any]]], list[Step]]
 ) -> None:
     limits, steps = scene
     counters = []
