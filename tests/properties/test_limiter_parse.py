@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,18 +66,15 @@ def test_a_limit_reads_as_it_is_written(text: str, limit: object) -> None:
     ],
 )
 def test_a_limit_that_cant_be_read_says_why_and_what_would_be_right(text: str, why: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(why)) as error:
         parse_limit(text)
-    assert why in str(error.value)
     assert len(str(error.value)) < 500
 
 
 @given(text=st.text(max_size=60))
 def test_any_text_is_a_limit_or_a_value_error(text: str) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert not list(faults_of(parse_limit(text)))
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize(

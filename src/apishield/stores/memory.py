@@ -65,7 +65,7 @@ class MemoryStore:
         except quota.Unseeded:
             return self._decide_prepared(counters, costs, check_id, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, verdict.now_us)
+            self._note(self._ledger, counters, states, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
@@ -78,7 +78,7 @@ class MemoryStore:
             state.charge(now_us, cost)
             self._keep(key, state, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, now_us)
+            self._note(self._ledger, counters, states, costs, now_us, admitted=True)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
@@ -120,7 +120,7 @@ class MemoryStore:
         for key, state in zip(keys, states, strict=True):
             self._keep(key, state, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, verdict.now_us)
+            self._note(self._ledger, counters, states, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
 
     async def _seed_and_decide(
@@ -171,10 +171,17 @@ class MemoryStore:
         states: Sequence[State],
         costs: Sequence[int],
         now_us: int,
+        *,
+        admitted: bool,
     ) -> None:
         """Tells the ledger how quotas stand that were charged at ``now_us``."""
         for counter, state, cost in zip(counters, states, costs, strict=True):
-            if isinstance(state, quota.State) and cost and state.seen_us == now_us:
+            if (
+                isinstance(state, quota.State)
+                and cost
+                and (admitted or counter.limit.charge_refused)
+                and state.seen_us == now_us
+            ):
                 ledger.note(counter.key, state.start_us, state.used, now_us)
 
     # --- forgetting ---------------------------------------------------------------------------------------------------

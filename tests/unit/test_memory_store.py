@@ -1,0 +1,191 @@
+"""The memory store: what it forgets, what it never does, and what it weighs."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import asdict
+
+from apishield.core.counter_keys import counter_key, overflow_key
+from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
+from apishield.core.rate_limiter import sliding_window
+from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores.memory import FORGET_AT_ONCE, MemoryStore
+from tests.support.clock import SECOND_US, START_US, ManualClock
+
+MINUTE_US = 60 * SECOND_US
+
+
+def counter(subject: str, rule: Algorithm | None = None, *, anonymous: bool = False) -> Counter:
+    limit = Limit(id="lim_1", name="x", algorithm=rule or FixedWindow(2, MINUTE_US))
+    overflow = overflow_key("ten_1", "live", limit) if anonymous else None
+    return Counter(counter_key("ten_1", "live", limit, {"ip": subject}), limit, None, overflow)
+
+
+def ask(store: MemoryStore, *counters: Counter, cost: int = 1) -> Verdict:
+    verdict = store.decide(counters, [cost] * len(counters))
+    assert isinstance(verdict, Verdict)
+    return verdict
+
+
+class Ledger:
+    """Durable use of quotas, in a dictionary."""
+
+    def __init__(self, used: dict[str, int] | None = None) -> None:
+        self.used = used or {}
+        self.loads = 0
+        self.noted: list[tuple[str, int]] = []
+        self.is_gone = False
+
+    async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        self.loads += 1
+        if self.is_gone:
+            raise OSError("no database")
+        return {key: self.used[key] for key in counter_keys if key in self.used}
+
+    def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
+        self.used[counter_key] = used
+        self.noted.append((counter_key, used))
+
+
+def test_idle_counters_are_forgotten_a_few_at_a_time(clock: ManualClock) -> None:
+    store = MemoryStore(clock)
+    for number in range(1000):
+        ask(store, counter(f"ip{number}"))
+    assert len(store) == 1000
+    clock.advance(130)
+    sizes = []
+    for _ in range(1000 // FORGET_AT_ONCE + 1):
+        before = len(store)
+        ask(store, counter("busy"), cost=0)
+        sizes.append(before - len(store))
+    assert len(store) == 0
+    assert max(sizes) == FORGET_AT_ONCE
+
+
+def test_a_counter_in_use_is_never_forgotten(clock: ManualClock) -> None:
+    store = MemoryStore(clock)
+    for rule in (SlidingWindow(60, MINUTE_US), TokenBucket(60, MINUTE_US, 60)):
+        used = counter("used", rule)
+        for _ in range(600):
+            clock.advance(1)
+            assert ask(store, used).admitted
+            assert ask(store, used, cost=0).outcomes[0].remaining < 60
+
+
+def test_what_was_forgotten_does_not_count_again_when_the_clock_steps_back(clock: ManualClock) -> None:
+    store = MemoryStore(clock)
+    used = counter("a", SlidingWindow(1, MINUTE_US))
+    ask(store, used)
+    clock.advance(3600)
+    ask(store, counter("b"), cost=0)
+    assert len(store) == 0
+    clock.advance(-3600)
+    assert ask(store, used).now_us >= START_US + MINUTE_US
+
+
+def test_looking_and_being_refused_make_no_counter(clock: ManualClock) -> None:
+    store = MemoryStore(clock)
+    ask(store, counter("a"), cost=0)
+    ask(store, counter("b"), cost=3)
+    assert len(store) == 0
+
+
+def test_a_full_store_takes_no_new_keyed_counters_and_keeps_the_live_ones(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=10)
+    for number in range(10):
+        ask(store, counter(f"key{number}"))
+    with pytest.raises(StoreFull):
+        ask(store, counter("one more"))
+    assert ask(store, counter("one more"), cost=0).admitted  # to look takes no room
+    for number in range(10):
+        assert ask(store, counter(f"key{number}")).admitted
+        assert not ask(store, counter(f"key{number}")).admitted
+
+
+def test_in_a_full_store_new_anonymous_subjects_share_one_counter(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=10)
+    for number in range(10):
+        ask(store, counter(f"key{number}"))
+    verdicts = [ask(store, counter(f"ip{number}", anonymous=True)) for number in range(5)]
+    assert [verdict.admitted for verdict in verdicts] == [True, True, False, False, False]
+    assert len(store) == 11
+
+
+def test_a_full_store_makes_room_of_idle_counters_at_once(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=1000)
+    for number in range(1000):
+        ask(store, counter(f"key{number}"))
+    clock.advance(130)
+    assert ask(store, counter("one more")).admitted
+
+
+async def test_resets_leave_nothing_behind(clock: ManualClock) -> None:
+    store = MemoryStore(clock)
+    for _ in range(100):
+        ask(store, counter("a"))
+        await store.reset([counter("a")])
+    clock.advance(130)
+    ask(store, counter("b"), cost=0)
+    assert len(store) == 0
+
+
+async def test_a_quota_is_seeded_from_the_ledger_once_and_written_behind(clock: ManualClock) -> None:
+    quota = counter("a", Quota(10))
+    ledger = Ledger({quota.key: 7})
+    store = MemoryStore(clock, ledger)
+    pending = store.decide([quota], [2])
+    assert not isinstance(pending, Verdict)
+    assert (await pending).outcomes[0].remaining == 1
+    assert not ask(store, quota, cost=2).admitted
+    assert ask(store, quota).admitted
+    assert (ledger.loads, ledger.noted) == (1, [(quota.key, 9), (quota.key, 10)])
+
+
+async def test_a_quota_begins_anew_in_the_next_period(clock: ManualClock) -> None:
+    quota = counter("a", Quota(10, "day"))
+    store = MemoryStore(clock, Ledger())
+    first = store.decide([quota], [10])
+    assert not isinstance(first, Verdict)
+    assert (await first).admitted
+    clock.now_us += ask(store, quota, cost=0).outcomes[0].reset_us
+    store._ledger = Ledger()  # which knows of no use in the new period
+    second = store.decide([quota], [10])
+    assert not isinstance(second, Verdict)
+    assert (await second).admitted
+
+
+async def test_a_quota_of_unknown_use_does_not_count_from_zero(clock: ManualClock) -> None:
+    ledger = Ledger()
+    ledger.is_gone = True
+    pending = MemoryStore(clock, ledger).decide([counter("a", Quota(10))], [1])
+    assert not isinstance(pending, Verdict)
+    with pytest.raises(StoreUnavailable):
+        await pending
+
+
+@given(
+    requests=st.sampled_from([1, 10, 100, 1000, 10_000, 1_000_000_000]),
+    pauses_us=st.lists(st.sampled_from([1, 999_999, 1_000_000, 1_000_001, 60_000_000]), min_size=1, max_size=20),
+)
+def test_a_sliding_window_weighs_at_most_16_kib_and_little_where_the_limit_is_small(
+    requests: int, pauses_us: list[int]
+) -> None:
+    rule = SlidingWindow(requests, 1000 * SECOND_US)
+    state, now_us = sliding_window.State(rule), START_US
+    for step in range(3000):
+        now_us += pauses_us[step % len(pauses_us)]
+        if state.fits(now_us, 1):
+            state.charge(now_us, 1)
+        assert _bytes(state) <= min(16_384, 1000 + 14 * requests)
+
+
+def _bytes(state: sliding_window.State) -> int:
+    """What the state holds by itself; its rule is shared by all states of the limit."""
+    parts = [value for name, value in asdict(state).items() if name != "rule"]
+    return sys.getsizeof(state) + sum(sys.getsizeof(part) for part in parts if isinstance(part, int | array))
