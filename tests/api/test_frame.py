@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
+from apishield.errors import StoreFull
 from tests.api.support import Caller, Service, Tenant, problem_of, serving
 from tests.support.clock import ManualClock
 
@@ -28,7 +29,24 @@ async def test_an_unknown_path_is_a_problem_document(service: Service) -> None:
 async def test_a_wrong_method_is_told_all_that_are_possible(service: Service) -> None:
     response = await service.nobody.ask("PUT", "/v1/keys")
     problem_of(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "GET, POST"
+    assert response.headers["allow"] == "GET, HEAD, POST"
+
+
+async def test_head_is_get_without_the_body(service: Service, alice: Tenant) -> None:
+    got, asked = await alice.ask("GET", "/v1/keys"), await alice.ask("HEAD", "/v1/keys")
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == got.headers["content-length"]
+    assert (await service.nobody.ask("HEAD", "/livez")).status_code == 200
+    assert (await service.nobody.ask("HEAD", "/v1/keys")).status_code == 401
+    assert (await alice.ask("HEAD", "/v1/keys/import")).status_code == 404
+
+
+async def test_a_store_without_room_is_503_and_not_a_failure(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreFull("the memory store is full")
+
+    monkeypatch.setattr(service.runtime.store, "decide", full)
+    await service.nobody.problem(503, "store_unavailable", "POST", "/v1/tenants", {"name": "x"})
 
 
 async def test_an_announced_body_over_one_mebibyte_is_refused_before_it_is_read(alice: Tenant) -> None:

@@ -21,17 +21,18 @@ from apishield.api.auth import Authorizer
 from apishield.api.middleware.access import AccessMiddleware
 from apishield.api.middleware.bounds import BoundsMiddleware
 from apishield.api.middleware.errors import ErrorMiddleware
+from apishield.api.middleware.head import HeadMiddleware
 from apishield.api.middleware.request_id import RequestIdMiddleware
 from apishield.api.middleware.security_headers import SecurityHeadersMiddleware
 from apishield.api.origins import HostMiddleware, Origins
 from apishield.api.permissions import permission_of
-from apishield.api.problems import answer_http_error, answer_invalid, answer_problem
+from apishield.api.problems import answer_http_error, answer_invalid, answer_problem, answer_store_unavailable
 from apishield.api.route import ControlRoute
 from apishield.api.routers import audit, blocks, customers, docs, endpoints, keys, policies, service, tenants, tokens
 from apishield.api.signup import SignUps
 from apishield.bootstrap import Runtime
 from apishield.core.ids import new_id
-from apishield.errors import ProblemError
+from apishield.errors import ProblemError, StoreUnavailable
 
 ROUTERS = (tenants, tokens, keys, customers, policies, endpoints, blocks, audit, service, docs)
 
@@ -52,6 +53,7 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
         middleware=[
             Middleware(RequestIdMiddleware, make=lambda: new_id("req", runtime.clock(), runtime.entropy)),
             Middleware(SecurityHeadersMiddleware),
+            Middleware(HeadMiddleware),
             Middleware(AccessMiddleware, metrics=runtime.metrics),
             Middleware(ErrorMiddleware),
             Middleware(BoundsMiddleware),
@@ -59,6 +61,7 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
         ],
         exception_handlers={
             ProblemError: answer_problem,
+            StoreUnavailable: answer_store_unavailable,
             RequestValidationError: answer_invalid,
             HTTPException: answer_http_error,
         },

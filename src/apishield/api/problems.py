@@ -59,6 +59,11 @@ async def answer_problem(request: Request, error: Exception) -> Response:
     return problem_response(request.scope, cast(ProblemError, error))
 
 
+async def answer_store_unavailable(request: Request, error: Exception) -> Response:
+    """Handles a store of counters that can't be reached, or has no room, where something is asked of it directly."""
+    return problem_response(request.scope, ProblemError("store_unavailable", f"{error}. Try again in a few seconds."))
+
+
 async def answer_http_error(request: Request, error: Exception) -> Response:
     """Handles what the router itself raises: no such path, no such method."""
     error = cast(HTTPException, error)
@@ -85,7 +90,8 @@ def _methods_at(request: Request) -> list[str]:
     """All methods of a path. The router has stopped at the first route that matches it, and knows only that one's."""
     routes: list[Any] = request.app.routes
     first = next(route for route in routes if route.path_regex.match(request.url.path))
-    return sorted({method for route in routes if route.path_format == first.path_format for method in route.methods})
+    methods = {method for route in routes if route.path_format == first.path_format for method in route.methods}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:
