@@ -6,7 +6,7 @@ matches; what the counter counts by (``per``) is taken from the check's ``Facts`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -16,7 +16,10 @@ from apishield.core.headers import policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
 from apishield.core.model import Concurrency, Counter, Limit, Mode
 from apishield.core.path_index import PathIndex
-from apishield.core.records import Match, Policy
+from apishield.core.records import Match, Override, Policy
+
+ANYTHING = "*"
+"""The value of a part of an override's subject that may be anything."""
 
 
 class Facts(msgspec.Struct, gc=False):
@@ -58,47 +61,101 @@ class Meter:
 
 
 class CompiledPolicy:
-    """A policy, ready to say which counter it asks about a check that it matches."""
+    """A policy, ready to say which counter it asks about a check that it matches, and with what meter."""
 
-    __slots__ = ("match", "meter", "per", "policy")
+    __slots__ = ("_parts", "_tables", "match", "meter", "policy")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.match = policy.match
-        self.per = policy.per
-        limit = policy.limit if policy.mode is Mode.ENFORCE else msgspec.structs.replace(policy.limit, mode=Mode.SHADOW)
-        self.meter = Meter(limit, policy_id=policy.id, cost=policy.cost)
+        self.meter = self._meter(policy.limit)
+        self._parts = tuple((part, _reader(part, policy.match.path)) for part in policy.per)
+        self._tables = _tables(policy)
 
-    def counter(self, facts: Facts) -> Counter | None:
-        """The counter for a check that matches; ``None`` where a part of what it counts by is unknown: it does not apply."""
+    def ask(self, facts: Facts, now_us: int) -> tuple[Counter, Meter] | None:
+        """The counter of a check that matches; ``None`` where a part of what it counts by is unknown: it does not apply."""
         subject: dict[str, str] = {}
-        for part in self.per:
-            value = self._part(part, facts)
+        for part, read in self._parts:
+            value = read(facts)
             if value is None:
                 return None
             subject[part] = value
-        limit = self.meter.limit
-        return Counter(
+        meter = self._meter_of(subject, now_us) if self._tables else self.meter
+        limit = meter.limit
+        counter = Counter(
             counter_key(facts.tenant_id, facts.environment, limit, subject),
             limit,
-            self.meter.policy_id,
+            meter.policy_id,
             # Strangers can invent subjects without end: where a store is full, their new ones share a counter.
             overflow_key(facts.tenant_id, facts.environment, limit) if facts.key_id is None else None,
         )
+        return counter, meter
 
-    def _part(self, part: str, facts: Facts) -> str | None:
-        match part:
-            case "ip":
-                return facts.ip
-            case "key":
-                return facts.key_id
-            case "customer":
-                return facts.customer_id
-            case "tenant":
-                return facts.tenant_id
-            case "endpoint":  # never the raw path: that would be a counter for every id
-                return facts.endpoint or pattern_subject(facts.method, self.match.path)
-        return facts.attributes.get(part.removeprefix("attr:")) if facts.attributes else None
+    def _meter_of(self, subject: Mapping[str, str], now_us: int) -> Meter:
+        """The subject's own meter where an override names it: exact before wildcard before the policy's."""
+        for parts, table in self._tables:
+            found = table.get(tuple([subject[part] for part in parts]))
+            if found is not None and (found.expires_at_us is None or now_us < found.expires_at_us):
+                if found.meter is None:
+                    found.meter = self._meter(found.limit)
+                return found.meter
+        return self.meter
+
+    def _meter(self, limit: Limit) -> Meter:
+        """A meter of this policy. An override counts where its policy does, so that one that ends forgets nothing."""
+        if self.policy.mode is Mode.SHADOW or limit.id != self.policy.limit.id:
+            mode = Mode.SHADOW if self.policy.mode is Mode.SHADOW else limit.mode
+            limit = msgspec.structs.replace(limit, id=self.policy.limit.id, mode=mode)
+        return Meter(limit, policy_id=self.policy.id, cost=self.policy.cost)
+
+
+Reader = Callable[[Facts], str | None]
+
+
+def _reader(part: str, pattern: str | None) -> Reader:
+    """What takes the value of ``part`` of a subject out of a check's facts."""
+    match part:
+        case "ip":
+            return lambda facts: facts.ip
+        case "key":
+            return lambda facts: facts.key_id
+        case "customer":
+            return lambda facts: facts.customer_id
+        case "tenant":
+            return lambda facts: facts.tenant_id
+        case "endpoint":  # never the raw path: that would be a counter for every id
+            return lambda facts: facts.endpoint or pattern_subject(facts.method, pattern)
+    name = part.removeprefix("attr:")
+    return lambda facts: None if facts.attributes is None else facts.attributes.get(name)
+
+
+class _Overriding:
+    """An override; its meter is made when it is first needed, since of ten thousand few are."""
+
+    __slots__ = ("expires_at_us", "limit", "meter")
+
+    def __init__(self, override: Override) -> None:
+        self.limit = override.limit
+        self.expires_at_us = override.expires_at_us
+        self.meter: Meter | None = None
+
+
+_Tables = tuple[tuple[tuple[str, ...], dict[tuple[str, ...], _Overriding]], ...]
+
+
+def exact_parts(override: Override) -> dict[str, str]:
+    """What an override names exactly; a part that it leaves away, or gives as ``*``, may be anything."""
+    return {part: value for part, value in override.subject.items() if value != ANYTHING}
+
+
+def _tables(policy: Policy) -> _Tables:
+    """The overrides by which parts they name: those with more parts first, then those with the policy's earlier parts."""
+    found: dict[tuple[str, ...], dict[tuple[str, ...], _Overriding]] = {}
+    for override in policy.overrides:
+        named = exact_parts(override)
+        parts = tuple(part for part in policy.per if part in named)
+        found.setdefault(parts, {})[tuple(named[part] for part in parts)] = _Overriding(override)
+    return tuple(sorted(found.items(), key=lambda item: (-len(item[0]), [policy.per.index(part) for part in item[0]])))
 
 
 class Selection:
@@ -114,7 +171,7 @@ class Selection:
         for policy in policies:
             self.is_empty = False
             match = policy.match
-            for method in match.methods or (None,):
+            for method in dict.fromkeys(match.methods) or (None,):
                 if match.path is not None:
                     self._paths.setdefault(method, PathIndex()).add(match.path, policy)
                 elif match.attributes:
@@ -148,30 +205,42 @@ class Selection:
 
 
 class PolicyPlan:
-    """The enabled policies of a tenant on ``plan``, compiled once per change; selections are made when first asked for."""
+    """The enabled policies of a tenant on ``plan``. What callers of one kind share is compiled when it is first asked for.
 
-    __slots__ = ("_policies", "_selections")
+    Callers are of one kind who can't be told apart by any policy: those with the same of the scopes that policies name.
+    """
 
-    def __init__(self, plan: str, policies: Iterable[Policy]) -> None:
+    __slots__ = ("_kinds", "_policies", "_scopes", "_selections")
+
+    def __init__(self, plan: str, policies: Iterable[CompiledPolicy]) -> None:
         self._policies = [
-            CompiledPolicy(policy) for policy in policies if policy.enabled and policy.match.plan in {None, plan}
+            compiled for compiled in policies if compiled.policy.enabled and compiled.match.plan in {None, plan}
         ]
-        self._selections: dict[tuple[bool, str, tuple[str, ...]], Selection] = {}
+        self._scopes = {scope for compiled in self._policies for scope in compiled.match.scopes}
+        self._kinds: dict[tuple[bool, str, tuple[str, ...]], Selection] = {}
+        self._selections: dict[tuple[bool, str, frozenset[str]], Selection] = {}
 
     def selection(self, *, has_key: bool, environment: str, scopes: tuple[str, ...]) -> Selection:
         """The policies for callers of this kind."""
-        kind = (has_key, environment, scopes)
-        selection = self._selections.get(kind)
+        selection = self._kinds.get((has_key, environment, scopes))
         if selection is None:
-            if len(self._selections) >= _MOST_SELECTIONS:
+            if len(self._kinds) >= _MOST_KINDS or len(self._selections) >= _MOST_SELECTIONS:
+                self._kinds.clear()
                 self._selections.clear()
-            selection = self._selections[kind] = Selection(
-                policy for policy in self._policies if _is_for(policy.match, has_key, environment, scopes)
-            )
+            selection = self._kinds[has_key, environment, scopes] = self._select(has_key, environment, scopes)
         return selection
 
+    def _select(self, has_key: bool, environment: str, scopes: tuple[str, ...]) -> Selection:
+        kind = (has_key, environment, frozenset(scope for scope in self._scopes if satisfies(scopes, scope)))
+        if kind not in self._selections:
+            self._selections[kind] = Selection(
+                policy for policy in self._policies if _is_for(policy.match, has_key, environment, scopes)
+            )
+        return self._selections[kind]
 
-_MOST_SELECTIONS = 1024
+
+_MOST_KINDS = 1024
+_MOST_SELECTIONS = 32
 
 
 def _is_for(match: Match, has_key: bool, environment: str, scopes: tuple[str, ...]) -> bool:

@@ -232,7 +232,7 @@ class Engine:
             if denial is not None:
                 return denial
         # 6 choose the counters
-        self._choose_counters(asked, request, method, path, address)
+        self._choose_counters(asked, request, method, path, address, now_us)
         return None
 
     def _blocked(self, view: TenantView, request: CheckRequest, address: Address | None, now_us: int) -> Denial | None:
@@ -280,7 +280,13 @@ class Engine:
         return None
 
     def _choose_counters(
-        self, asked: _Asked, request: CheckRequest, method: str | None, path: str | None, address: Address | None
+        self,
+        asked: _Asked,
+        request: CheckRequest,
+        method: str | None,
+        path: str | None,
+        address: Address | None,
+        now_us: int,
     ) -> None:
         view, entry = asked.view, asked.entry
         if entry is not None:
@@ -302,12 +308,10 @@ class Engine:
             customer_id=None if key is None else key.customer_id,
             attributes=request.attributes,
         )
-        matched = [
-            (counter, policy) for policy in selection.matching(facts) if (counter := policy.counter(facts)) is not None
-        ]
+        matched = [found for policy in selection.matching(facts) if (found := policy.ask(facts, now_us)) is not None]
         if matched:
-            asked.counters = (*asked.counters, *(counter for counter, _ in matched))
-            asked.meters = (*asked.meters, *(policy.meter for _, policy in matched))
+            asked.counters = (*asked.counters, *[counter for counter, _ in matched])
+            asked.meters = (*asked.meters, *[meter for _, meter in matched])
             asked.takes_slots = any(meter.takes_slots for meter in asked.meters)
 
     # --- the answer ---------------------------------------------------------------------------------------------------

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from apishield.core import path_index
-from apishield.core.model import MAX_UNITS, Limit, Mode
+from apishield.core.model import Limit, Mode
 from apishield.core.records import Actor, Match, Override, Policy
 from apishield.errors import Fault, ProblemError
+from apishield.services import policy_checks
 from apishield.services.audited import Audited
 from apishield.services.base import Service, differing, given, hold_tenant, not_found, refuse_over, tenant_of
-from apishield.services.checks import Faults, is_quota
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
-SUBJECTS = ("key", "ip", "endpoint", "tenant", "customer")
 MAX_LIMIT_NAME_CHARACTERS = 64
-MAX_OVERRIDES = 10_000
-MAX_METHODS = 32
-MAX_ATTRIBUTES = 32
-
-_ATTRIBUTE = re.compile(r"attr:[A-Za-z0-9_.-]{1,64}")
-_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 
 
 class PolicyDraft(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,20 +106,9 @@ async def _existing(tx: UnitOfWork, tenant_id: str, policy_id: str) -> Policy:
 
 
 async def _checked(tx: UnitOfWork, policy: Policy, previous: Policy | None) -> Policy:
-    policy = _named(policy)
-    faults = Faults()
-    faults.text("/name", policy.name)
-    _check_per(policy.per, faults)
-    _check_match(policy.match, faults)
-    faults.limit("/limit", policy.limit)
-    if is_quota(policy.limit):
-        faults.add("/limit", "follows the calendar: quotas belong to keys", "invalid_limit")
-    if not 0 <= policy.cost <= MAX_UNITS:
-        faults.add("/cost", f"must be 0 to {MAX_UNITS:,}, is {policy.cost}")
-    if len(policy.overrides) > MAX_OVERRIDES:
-        faults.add("/overrides", f"has {len(policy.overrides):,} entries; at most {MAX_OVERRIDES:,} are kept")
-    overrides = _with_ids(tx, policy, previous, faults)
-    faults.raise_any()
+    """The policy in its one spelling, its limits with their id: changed numbers keep their state, an override's too."""
+    limit_id = previous.limit.id if previous else tx.new_id("lim")
+    policy = policy_checks.checked(_named(policy, limit_id))
     other = await tx.policies.by_name(policy.tenant_id, policy.name)
     if other is not None and other.id != policy.id:
         raise ProblemError(
@@ -137,75 +116,20 @@ async def _checked(tx: UnitOfWork, policy: Policy, previous: Policy | None) -> P
             f"The policy {other.id} has the name {policy.name!r}. Change that one, or give another name.",
             faults=[Fault("/name", f"is {other.id}'s")],
         )
-    limit_id = previous.limit.id if previous else tx.new_id("lim")
-    return msgspec.structs.replace(
-        policy, limit=msgspec.structs.replace(policy.limit, id=limit_id), overrides=overrides
-    )
+    return policy
 
 
-def _named(policy: Policy) -> Policy:
-    """The policy, whose limits are called as it is where they have no name of their own."""
+def _named(policy: Policy, limit_id: str) -> Policy:
+    """The policy, whose limits have the one id, and are called as it is where they have no name of their own.
+
+    An override counts where its policy does: what a subject used stays used when its override begins or ends.
+    """
     name = policy.limit.name or policy.name[:MAX_LIMIT_NAME_CHARACTERS].strip()
+    limit = msgspec.structs.replace(policy.limit, id=limit_id, name=name)
     overrides = tuple(
         msgspec.structs.replace(
-            override, limit=msgspec.structs.replace(override.limit, name=override.limit.name or name)
+            override, limit=msgspec.structs.replace(override.limit, id=limit_id, name=override.limit.name or name)
         )
         for override in policy.overrides
     )
-    return msgspec.structs.replace(policy, limit=msgspec.structs.replace(policy.limit, name=name), overrides=overrides)
-
-
-def _check_per(per: tuple[str, ...], faults: Faults) -> None:
-    if not per:
-        faults.add("/per", f"names nothing to count by; give at least one of {', '.join(SUBJECTS)} or attr:<name>")
-    for place, subject in enumerate(per):
-        if subject not in SUBJECTS and _ATTRIBUTE.fullmatch(subject) is None:
-            faults.add(f"/per/{place}", f"{subject[:64]!a} is none of {', '.join(SUBJECTS)} or attr:<name>")
-        if subject in per[:place]:
-            faults.add(f"/per/{place}", f"{subject[:64]!a} is there twice")
-
-
-def _check_match(match: Match, faults: Faults) -> None:
-    if len(match.methods) > MAX_METHODS:
-        faults.add("/match/methods", f"has {len(match.methods)} methods; at most {MAX_METHODS} are kept")
-    for place, method in enumerate(match.methods):
-        if _METHOD.fullmatch(method) is None:
-            faults.add(f"/match/methods/{place}", f"{method[:64]!a} is not a method such as GET")
-    if match.path is not None:
-        faults.text("/match/path", match.path, longest=1024)
-        fault = path_index.fault(match.path)
-        if fault is not None:
-            faults.add("/match/path", fault)
-    faults.scopes("/match/scopes", match.scopes)
-    if match.plan is not None:
-        faults.text("/match/plan", match.plan, longest=64)
-    if len(match.attributes) > MAX_ATTRIBUTES:
-        faults.add("/match/attributes", f"has {len(match.attributes)} entries; at most {MAX_ATTRIBUTES} are kept")
-    for name, value in match.attributes.items():
-        faults.text(f"/match/attributes/{name[:64]}", name, longest=64)
-        faults.text(f"/match/attributes/{name[:64]}", value, longest=256)
-
-
-def _with_ids(tx: UnitOfWork, policy: Policy, previous: Policy | None, faults: Faults) -> tuple[Override, ...]:
-    """The overrides with ids of limits: one for the same subject as before keeps its id, and so its state."""
-    ids = {_subject(override): override.limit.id for override in (previous.overrides if previous else ())}
-    kept: list[Override] = []
-    seen: set[tuple[tuple[str, str], ...]] = set()
-    for place, override in enumerate(policy.overrides):
-        at = f"/overrides/{place}"
-        subject = _subject(override)
-        if not override.subject or not set(override.subject) <= set(policy.per):
-            faults.add(f"{at}/subject", f"must name some of what the policy counts by: {', '.join(policy.per)}")
-        for name, value in override.subject.items():
-            faults.text(f"{at}/subject/{name[:64]}", value, longest=256)
-        if subject in seen:
-            faults.add(f"{at}/subject", "is there twice")
-        seen.add(subject)
-        faults.limit(f"{at}/limit", override.limit)
-        limit = msgspec.structs.replace(override.limit, id=ids.get(subject) or tx.new_id("lim"))
-        kept.append(msgspec.structs.replace(override, limit=limit))
-    return tuple(kept)
-
-
-def _subject(override: Override) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(override.subject.items()))
+    return msgspec.structs.replace(policy, limit=limit, overrides=overrides)

@@ -24,7 +24,7 @@ from apishield.core.endpoints import Catalogue
 from apishield.core.key_manager.format import SecretKind, inspect
 from apishield.core.key_manager.hashing import digester
 from apishield.core.model import Counter, Limit
-from apishield.core.policies import Meter, PolicyPlan
+from apishield.core.policies import CompiledPolicy, Meter, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
 from apishield.core.records import Block, Customer, Endpoint, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
 
@@ -78,7 +78,7 @@ class TenantView:
         self.keys: dict[str, KeyEntry] = {}
         self.secrets: dict[bytes, SecretHash] = {}
         self.customers: dict[str, Customer] = {}
-        self.policies: dict[str, Policy] = {}
+        self.policies: dict[str, CompiledPolicy] = {}
         self.policy_plan = PolicyPlan(tenant.plan, ())
         self.endpoints: dict[str, Endpoint] = {}
         self._catalogue: Catalogue | None = None
@@ -329,7 +329,7 @@ class Snapshot:
         for policy in policies:
             view = self._tenants.get(policy.tenant_id)
             if view is not None:
-                view.policies[policy.id] = policy
+                view.policies[policy.id] = CompiledPolicy(policy)
                 touched.add(policy.tenant_id)
         for tenant_id in touched:
             view = self._tenants[tenant_id]

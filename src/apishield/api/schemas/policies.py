@@ -21,8 +21,9 @@ UNNAMED = ""  # the service then names the limit as its policy
 Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,20}$")]
 Part = Annotated[str, StringConstraints(pattern=r"^(ip|key|endpoint|tenant|customer|attr:[a-zA-Z0-9_.-]{1,64})$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+SubjectValue = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Attributes = Annotated[dict[Text, Text], Field(max_length=20)]
-Cost = Annotated[int, Field(ge=0, le=MAX_UNITS, description="What a request is charged, times its own cost.")]
+Cost = Annotated[int, Field(ge=1, le=MAX_UNITS, description="What a request is charged, times its own cost.")]
 Per = Annotated[list[Part], Field(min_length=1, max_length=8, examples=[["ip"], ["key", "endpoint"]])]
 
 
@@ -55,7 +56,10 @@ class MatchIn(Input):
 class OverrideIn(Input):
     """Another limit for one subject: exact before wildcard before default."""
 
-    subject: Annotated[dict[Part, Text], Field(min_length=1, max_length=8)]
+    subject: Annotated[dict[Part, SubjectValue], Field(min_length=1, max_length=8)] = Field(
+        description="Some of what the policy counts by. A part that is left away, or is `*`, may be anything.",
+        examples=[{"ip": "192.0.2.1"}, {"key": "key_06dnd0g2v5v7h3m8k1q0p2r4t6", "endpoint": "*"}],
+    )
     limit: LimitIn
     expires_at: Instant | None = None
 
