@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import library, library_redis, service
+from benchmarks import layers, library, library_redis, service, subjects
 
 if __name__ == "__main__":
-    library.main([])
-    library_redis.main([])
-    service.main([])
+    for benchmark in (library, library_redis, subjects, layers, service):
+        benchmark.main([])

@@ -1,0 +1,116 @@
+"""What each layer of a check costs: from the bytes of a request to the bytes of its answer, on memory, without HTTP.
+
+python -m benchmarks.layers [--rounds 7] [--calls 5000]
+
+Each layer is called by itself on what it is given in a real check; *the rest* is what the whole takes beyond their sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from apishield.api.dataplane import app
+from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.bodies import decode
+from apishield.bootstrap import system_clock
+from apishield.core.abuse_detector.addresses import parse_address
+from apishield.core.decision import CheckRequest, Decision
+from apishield.core.model import SECOND_US, Limit, Quota, SlidingWindow, TokenBucket, Verdict
+from apishield.core.paths import normalise
+from apishield.core.rendering import render
+from benchmarks.node import BenchNode, bench_node
+from benchmarks.rounds import Contender, nanoseconds_a_call
+from benchmarks.servers import UNLIMITED, question
+from benchmarks.table import print_table
+
+MINUTE = Limit(id="", name="minute", algorithm=SlidingWindow(UNLIMITED, 60 * SECOND_US))
+BURST = Limit(id="", name="burst", algorithm=TokenBucket(UNLIMITED, SECOND_US, UNLIMITED))
+MONTH = Limit(id="", name="monthly", algorithm=Quota(UNLIMITED))
+SPENT = Limit(id="", name="default", algorithm=SlidingWindow(1, 3600 * SECOND_US))
+KEYS: dict[str, tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {
+    "one limit": ((MINUTE,), ()),
+    "two limits and a quota": ((MINUTE, BURST), (MONTH,)),
+    "refused": ((SPENT,), ()),
+}
+WHOLE = "the whole"
+_encode = msgspec.json.Encoder().encode
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What each layer of a check costs.")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each layer; the median counts (7)")
+    parser.add_argument("--calls", type=int, default=5000, help="calls a round (5000)")
+    options = parser.parse_args(arguments)
+    asyncio.run(_run(options.rounds, options.calls))
+
+
+async def _run(rounds: int, calls: int) -> None:
+    prices: dict[str, dict[str, float]] = {}
+    async with bench_node(system_clock) as node:
+        for name, (limits, quotas) in KEYS.items():
+            secret = await node.key(limits, quotas)
+            await node.warm_up(json.dumps(question(secret)).encode())
+            layers = await _layers(node, secret)
+            spent = nanoseconds_a_call({layer: Contender(call, [()] * calls) for layer, call in layers.items()}, rounds)
+            spent["the rest: the order of the steps, scopes, ids"] = 2 * spent[WHOLE] - sum(spent.values())
+            prices[name] = spent
+    rows = []
+    for layer in [*(layer for layer in prices["one limit"] if layer != WHOLE), WHOLE]:
+        cells = [f"{prices[name][layer] / 1000:.2f}" for name in KEYS]
+        share = prices["one limit"][layer] / prices["one limit"][WHOLE]
+        rows.append([layer, *cells, f"{share:.0%}"])
+    print_table(
+        "The layers of a check on memory, without HTTP, µs of processor time", ["", *KEYS, "share, one limit"], rows
+    )
+
+
+async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
+    runtime, body = node.runtime, json.dumps(question(secret)).encode()
+    engine, headers = runtime.engine, node.headers
+    view = runtime.snapshot.tenant(node.tenant_id)
+    assert view is not None
+    request = msgspec.json.decode(body, type=CheckRequest)
+    entry, _ = engine._identify(view, secret)
+    assert entry is not None
+    found = engine.check(view, request)
+    decision = found if isinstance(found, Decision) else await found
+    asked = runtime.store.decide(entry.counters, entry.unit_costs)
+    verdict = asked if isinstance(asked, Verdict) else await asked
+    decoder, data_plane = msgspec.json.Decoder(CheckRequest), node.data_plane
+    ids, usage, meters = engine._ids, runtime.usage, entry.meters
+    path, address = request.path, request.ip
+    assert path is not None
+    assert address is not None
+
+    def parse() -> object:
+        data_plane._remembered(app._Asked(headers), body)
+        return decode(decoder, body)
+
+    def identify() -> object:
+        parse_address(address)
+        normalise(path)
+        return engine._identify(view, secret)
+
+    def answer() -> object:
+        return Answer(200, [], _encode(decision))
+
+    return {
+        "parse: headers, who asks, JSON": parse,
+        "key: look-up, address, path": identify,
+        "limits: the store's verdict": lambda: runtime.store.decide(entry.counters, entry.unit_costs),
+        "render: states, headers": lambda: render(meters, verdict),
+        "id of the decision": lambda: ids.make(node.tenant_id, verdict.now_us),
+        "event: usage, metrics": lambda: usage.record(view, entry, decision, verdict.now_us, peek=False),
+        "answer: JSON": answer,
+        WHOLE: lambda: node.ask(body),
+    }
+
+
+if __name__ == "__main__":
+    main()
