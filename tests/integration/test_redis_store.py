@@ -1,0 +1,319 @@
+"""The Redis store against a real Redis: what it keeps there, what it sends, and what it does when the server misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis as redis_py
+
+from apishield.core.counter_keys import counter_key
+from apishield.core.model import (
+    Algorithm,
+    Concurrency,
+    Counter,
+    FixedWindow,
+    Limit,
+    Quota,
+    SlidingWindow,
+    TokenBucket,
+    Verdict,
+)
+from apishield.core.ports import CounterStore
+from apishield.errors import ConfigurationError, StoreUnavailable
+from apishield.stores.redis import RedisStore
+from apishield.stores.redis.connection import parse_address
+from tests.conformance.targets import redis_target
+from tests.support.services import RedisServer
+
+SECOND_US = 1_000_000
+MINUTE_US = 60 * SECOND_US
+DAY_MS = 86_400_000
+PATIENT_MS = 10_000
+ALL: list[Algorithm] = [
+    FixedWindow(5, MINUTE_US),
+    SlidingWindow(5, MINUTE_US),
+    TokenBucket(5, MINUTE_US, 5),
+    Quota(5),
+    Concurrency(5, MINUTE_US),
+]
+
+
+def counter(rule: Algorithm, subject: str = "a", tenant: str = "ten_1") -> Counter:
+    limit = Limit(id=f"lim_{type(rule).__name__}", name="x", algorithm=rule)
+    return Counter(counter_key(tenant, "live", limit, {"key": subject}), limit)
+
+
+async def decide(store: CounterStore, *counters: Counter, cost: int = 1, check_id: str = "dec_1") -> Verdict:
+    verdict = store.decide(counters, [cost] * len(counters), check_id)
+    return verdict if isinstance(verdict, Verdict) else await verdict
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(redis_url, timeout_ms=PATIENT_MS)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis_py.Redis]:
+    with redis_py.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("rule", "longest_ms"),
+    [
+        (FixedWindow(5, MINUTE_US), 60_000),
+        (FixedWindow(5, SECOND_US), 1_000),
+        (SlidingWindow(5, MINUTE_US), 60_000),
+        (SlidingWindow(5, SECOND_US), 1_000),
+        (TokenBucket(5, MINUTE_US, 5), 36_000),  # three of five a minute are back after 36 seconds
+        (TokenBucket(10**9, SECOND_US, 5), 1_000),
+        (TokenBucket(1, 31 * 86_400 * SECOND_US, 10**9), 3 * 31 * DAY_MS),
+        (Quota(5, "day"), DAY_MS),
+        (Quota(5, "month"), 31 * DAY_MS),
+        (Concurrency(5, MINUTE_US), 60_000),
+        (Concurrency(5, SECOND_US), 1_000),
+    ],
+    ids=repr,
+)
+async def test_every_key_expires_and_none_outlives_its_use(
+    store: RedisStore, client: redis_py.Redis, rule: Algorithm, longest_ms: int
+) -> None:
+    for number in range(3):
+        await decide(store, counter(rule), check_id=f"dec_{number}")
+        assert 0 < client.pttl(counter(rule).key) <= longest_ms
+    await store.charge([counter(rule)], [0])
+    if isinstance(rule, Concurrency):
+        await store.release([counter(rule)], [1], "dec_1")
+    assert list(client.scan_iter()) == [counter(rule).key.encode()]
+    assert client.pttl(counter(rule).key) > 0
+
+
+async def test_looking_and_being_refused_leave_no_keys(store: RedisStore, client: redis_py.Redis) -> None:
+    rates = [counter(rule) for rule in ALL if not isinstance(rule, Quota)]  # what a quota's ledger said is kept
+    await decide(store, *rates, cost=0)
+    await decide(store, *rates, cost=6)
+    assert list(client.scan_iter()) == []
+
+
+@pytest.mark.parametrize("requests", [10, 1000, 10**9])
+def test_a_sliding_window_keeps_at_most_16_kib_and_little_where_the_limit_is_small(
+    redis_url: str, requests: int
+) -> None:
+    with redis_target(redis_url) as target, redis_py.Redis.from_url(redis_url) as client:
+        subject = target.counter("a", SlidingWindow(requests, 1000 * SECOND_US))
+        for step in range(2500):
+            target.clock.now_us += SECOND_US + step % 3
+            target.decide([subject], [1])
+        assert client.strlen(subject.key) <= min(16_384, 600 + 12 * requests)
+
+
+async def test_the_checks_of_a_turn_are_decided_in_order_and_see_each_others_charges(store: RedisStore) -> None:
+    subject = counter(SlidingWindow(150, MINUTE_US))
+    verdicts = await asyncio.gather(*(decide(store, subject) for _ in range(200)))
+    assert [verdict.admitted for verdict in verdicts] == [True] * 150 + [False] * 50
+    assert [verdict.outcomes[0].remaining for verdict in verdicts[:150]] == list(range(149, -1, -1))
+
+
+async def test_the_checks_of_a_turn_go_out_as_one_call_of_up_to_64_for_each_tenant(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    await decide(store, counter(ALL[0]))
+    client.config_resetstat()
+    await asyncio.gather(
+        *(decide(store, counter(ALL[0], f"a{number}")) for number in range(100)),
+        *(decide(store, counter(ALL[0], f"b{number}", "ten_2")) for number in range(10)),
+    )
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+
+
+async def test_a_quota_is_seeded_once_and_by_whoever_comes_first(store: RedisStore, redis_url: str) -> None:
+    quota = counter(Quota(100))
+    ledger = LedgerOf({quota.key: 40})
+    late = LedgerOf({quota.key: 0})
+    stores = [RedisStore(redis_url, each, timeout_ms=PATIENT_MS) for each in (ledger, late)]
+    first = await decide(stores[0], quota)
+    second = await decide(stores[1], quota)
+    assert [first.outcomes[0].remaining, second.outcomes[0].remaining] == [59, 58]
+    assert (ledger.loads, late.loads) == (1, 0)
+    assert (ledger.noted, late.noted) == ({quota.key: 41}, {quota.key: 42})
+    for each in stores:
+        await each.close()
+
+
+async def test_a_quota_lost_with_redis_is_rebuilt_from_the_ledger(redis_url: str, client: redis_py.Redis) -> None:
+    quota = counter(Quota(100))
+    ledger = LedgerOf({})
+    store = RedisStore(redis_url, ledger, timeout_ms=PATIENT_MS)
+    await decide(store, quota, cost=30)
+    client.flushall()
+    assert (await decide(store, quota, cost=30)).outcomes[0].remaining == 40
+    await store.close()
+
+
+async def test_a_quota_of_unknown_use_is_not_decided(redis_url: str) -> None:
+    ledger = LedgerOf({})
+    ledger.is_gone = True
+    store = RedisStore(redis_url, ledger, timeout_ms=PATIENT_MS)
+    with pytest.raises(StoreUnavailable, match="ledger"):
+        await decide(store, counter(Quota(100)))
+    await store.close()
+
+
+class LedgerOf:
+    """Durable use of quotas, in a dictionary."""
+
+    def __init__(self, used: dict[str, int]) -> None:
+        self.used = used
+        self.noted: dict[str, int] = {}
+        self.loads = 0
+        self.is_gone = False
+
+    async def load(self, counter_keys: object, period_start_us: int) -> dict[str, int]:
+        self.loads += 1
+        if self.is_gone:
+            raise OSError("no database")
+        return self.used | self.noted
+
+    def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
+        self.noted[counter_key] = used
+
+
+async def test_decides_by_the_servers_time(store: RedisStore, client: redis_py.Redis) -> None:
+    seconds, microseconds = client.time()
+    before_us = seconds * SECOND_US + microseconds
+    verdict = await decide(store, counter(ALL[1]))
+    seconds, microseconds = client.time()
+    assert before_us <= verdict.now_us <= seconds * SECOND_US + microseconds
+
+
+async def test_a_script_that_the_server_forgot_is_loaded_again(store: RedisStore, client: redis_py.Redis) -> None:
+    await decide(store, counter(ALL[0]))
+    client.script_flush()
+    verdicts = await asyncio.gather(*(decide(store, counter(ALL[0])) for _ in range(9)))
+    assert sum(verdict.admitted for verdict in verdicts) == 4
+
+
+async def test_a_lost_connection_is_made_again(store: RedisStore, client: redis_py.Redis) -> None:
+    await decide(store, counter(ALL[0]))
+    client.client_kill_filter(_type="normal", skipme=True)
+    for _ in range(50):
+        try:
+            verdict = await decide(store, counter(ALL[0]))
+        except StoreUnavailable:
+            continue
+        assert verdict.outcomes[0].remaining == 3
+        return
+    pytest.fail("never connected again")
+
+
+async def test_a_restarted_server_is_found_again(redis_server: RedisServer, store: RedisStore) -> None:
+    await decide(store, counter(ALL[0]))
+    redis_server.restart()
+    for _ in range(50):
+        try:
+            await decide(store, counter(ALL[0]))
+        except StoreUnavailable:
+            continue
+        return
+    pytest.fail("never connected again")
+
+
+async def test_a_server_that_hangs_costs_the_time_out_and_its_late_answers_harm_nobody(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    store = RedisStore(redis_url, timeout_ms=50)
+    subject = counter(SlidingWindow(100, MINUTE_US))
+    await decide(store, subject)
+    redis_server.stop()
+    with pytest.raises(StoreUnavailable, match="within 50 ms"):
+        await decide(store, subject)
+    redis_server.cont()
+    for _ in range(50):
+        try:
+            verdict = await decide(store, subject, cost=0)
+        except StoreUnavailable:
+            continue
+        assert verdict.outcomes[0].remaining == 98  # the call that timed out has run, once
+        break
+    await store.close()
+
+
+async def test_a_replica_is_no_place_for_counters_and_is_left_as_soon_as_it_is_one(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    await decide(store, counter(ALL[0]))
+    client.replicaof("127.0.0.1", 1)
+    with pytest.raises(StoreUnavailable, match="READONLY"):
+        await decide(store, counter(ALL[0]))
+    client.replicaof("NO", "ONE")
+    assert (await decide(store, counter(ALL[0]))).admitted
+
+
+async def test_a_server_out_of_memory_is_unavailable_and_charges_nothing(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    pair = [counter(FixedWindow(100, MINUTE_US)), counter(SlidingWindow(100, MINUTE_US))]
+    await decide(store, *pair)
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailable, match="OOM"):
+            await decide(store, *pair)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert [outcome.remaining for outcome in (await decide(store, *pair, cost=0)).outcomes] == [99, 99]
+
+
+async def test_acl_users_and_passwords_are_used(redis_url: str, client: redis_py.Redis) -> None:
+    client.acl_setuser(
+        "limiter", enabled=True, passwords=["+s3cret/?"], keys=["as:*"], categories=["+@all", "-@dangerous"]
+    )
+    address = redis_url.replace("redis://", "redis://limiter:s3cret%2F%3F@")
+    store = RedisStore(address, timeout_ms=PATIENT_MS)
+    assert (await decide(store, *map(counter, ALL))).admitted
+    await store.close()
+    wrong = RedisStore(redis_url.replace("redis://", "redis://limiter:wrong@"), timeout_ms=PATIENT_MS)
+    with pytest.raises(StoreUnavailable, match="can't be reached"):
+        await decide(wrong, counter(ALL[0]))
+    await wrong.close()
+    client.acl_deluser("limiter")
+
+
+async def test_many_processes_admit_exactly_the_limit(redis_url: str, client: redis_py.Redis) -> None:
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.support.hammer", redis_url, "1000", "500", stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    outputs = [await process.communicate() for process in processes]
+    assert sum(int(output) for output, _ in outputs) == 1000
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://localhost", "'http' is not a scheme"),
+        ("redis+mesh://localhost", "'redis+mesh' is not a scheme"),
+        ("redis+sentinel://localhost:26379", "names no service"),
+        ("redis://localhost:port", "REDIS_URL can't be used"),
+        ("redis+cluster://localhost:1,other:port", "REDIS_URL can't be used"),
+    ],
+)
+def test_an_address_that_cant_be_used_says_why(url: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why.replace("+", r"\+")):
+        parse_address(url)
+
+
+def test_addresses_of_sentinels_and_clusters_are_read_whole() -> None:
+    sentinel = parse_address("rediss+sentinel://u:p%40@one:1,[::1]:2/primary/3?sentinel_password=s&ssl_cert_reqs=none")
+    assert (sentinel.hosts, sentinel.service, sentinel.uses_tls) == ([("one", 1), ("::1", 2)], "primary", True)
+    assert sentinel.options == {"username": "u", "password": "p@", "db": 3, "ssl_cert_reqs": "none"}
+    assert sentinel.sentinel_options == {"password": "s"}
+    cluster = parse_address("redis+cluster://:p@one,two:2")
+    assert (cluster.hosts, cluster.options) == ([("one", 6379), ("two", 2)], {"password": "p"})
