@@ -1,0 +1,299 @@
+"""Without the store every limit goes on as it says; nothing raises, nothing waits, and what was admitted is charged later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from apishield.core.counter_keys import counter_key
+from apishield.core.model import (
+    Algorithm,
+    Concurrency,
+    Counter,
+    FixedWindow,
+    Limit,
+    Mode,
+    OnStoreFailure,
+    Quota,
+    SlidingWindow,
+    TokenBucket,
+    Verdict,
+)
+from apishield.core.ports import CounterStore
+from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores import failover
+from apishield.stores.failover import FailoverStore
+from apishield.stores.memory import MemoryStore
+from tests.support.clock import SECOND_US, ManualClock
+
+MINUTE_US = 60 * SECOND_US
+
+
+class Primary:
+    """A store that is there or not."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.inner = MemoryStore(clock)
+        self.is_gone = False
+        self.asked = 0
+
+    async def decide(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "") -> Verdict:
+        self.asked += 1
+        await self._answer()
+        verdict = self.inner.decide(counters, costs, check_id)
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
+        await self._answer()
+        await self.inner.charge(counters, costs)
+
+    async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
+        await self._answer()
+        await self.inner.release(counters, costs, check_id)
+
+    async def reset(self, counters: Sequence[Counter]) -> None:
+        await self._answer()
+        await self.inner.reset(counters)
+
+    async def close(self) -> None:
+        pass
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
+        if self.is_gone:
+            raise StoreUnavailable("gone")
+
+
+class Ledger:
+    """Durable use of quotas."""
+
+    def __init__(self, used: int) -> None:
+        self.used = used
+        self.is_slow = False
+
+    async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        if self.is_slow:
+            await asyncio.Event().wait()
+        return dict.fromkeys(counter_keys, self.used)
+
+    def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
+        pass
+
+
+def counter(
+    rule: Algorithm, subject: str = "a", on: OnStoreFailure = OnStoreFailure.LOCAL, mode: Mode = Mode.ENFORCE
+) -> Counter:
+    limit = Limit(id=f"lim_{type(rule).__name__}_{on}", name="x", algorithm=rule, on_store_failure=on, mode=mode)
+    return Counter(counter_key("ten_1", "live", limit, {"key": subject}), limit)
+
+
+async def ask(store: CounterStore, *counters: Counter, cost: int = 1, check_id: str = "dec_1") -> Verdict:
+    verdict = store.decide(counters, [cost] * len(counters), check_id)
+    return verdict if isinstance(verdict, Verdict) else await verdict
+
+
+async def admitted(store: CounterStore, *counters: Counter, checks: int = 100) -> int:
+    return sum([(await ask(store, *counters, check_id=f"dec_{number}")).admitted for number in range(checks)])
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes follow each other at once, and each failing check is a failure by itself."""
+    monkeypatch.setattr(failover, "FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(failover, "ONE_FAILURE_SECONDS", -1)
+
+
+@pytest.fixture
+def primary(clock: ManualClock) -> Primary:
+    return Primary(clock)
+
+
+async def turns(count: int = 50) -> None:
+    """Lets what runs behind go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        FixedWindow(30, MINUTE_US),
+        SlidingWindow(30, MINUTE_US),
+        TokenBucket(30, MINUTE_US, 30),
+        Quota(30),
+        Concurrency(30, MINUTE_US),
+    ],
+)
+async def test_each_node_admits_its_share_and_says_that_it_is_degraded(
+    primary: Primary, clock: ManualClock, rule: Algorithm
+) -> None:
+    primary.is_gone = True
+    stores = [FailoverStore(primary, clock, live_nodes=lambda: 3) for _ in range(3)]
+    assert [await admitted(store, counter(rule)) for store in stores] == [10, 10, 10]
+    verdict = await ask(stores[0], counter(rule), check_id="more")
+    assert (verdict.admitted, verdict.degraded, verdict.now_us) == (False, True, clock.now_us)
+    for store in stores:
+        await store.close()
+
+
+async def test_a_share_is_at_least_one(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock, live_nodes=lambda: 50)
+    assert await admitted(store, counter(SlidingWindow(30, MINUTE_US))) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("on", "expected"), [(OnStoreFailure.ALLOW, 100), (OnStoreFailure.DENY, 0), (OnStoreFailure.LOCAL, 5)]
+)
+async def test_each_limit_does_what_it_says(
+    primary: Primary, clock: ManualClock, on: OnStoreFailure, expected: int
+) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    assert await admitted(store, counter(SlidingWindow(5, MINUTE_US), on=on)) == expected
+    await store.close()
+
+
+async def test_a_limit_that_denies_refuses_the_whole_check_and_nothing_is_charged(
+    primary: Primary, clock: ManualClock
+) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    local, allow = counter(SlidingWindow(5, MINUTE_US)), counter(SlidingWindow(5, MINUTE_US), on=OnStoreFailure.ALLOW)
+    deny = counter(SlidingWindow(5, MINUTE_US), on=OnStoreFailure.DENY)
+    verdict = await ask(store, local, deny, allow)
+    assert (verdict.admitted, verdict.degraded) == (False, True)
+    assert [outcome.admitted for outcome in verdict.outcomes] == [True, False, True]
+    assert (await ask(store, local, cost=0)).outcomes[0].remaining == 5
+    await store.close()
+
+
+async def test_a_shadow_limit_that_denies_refuses_nothing(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    shadow = counter(SlidingWindow(5, MINUTE_US), on=OnStoreFailure.DENY, mode=Mode.SHADOW)
+    assert (await ask(store, shadow)).admitted
+    await store.close()
+
+
+async def test_after_a_few_failures_checks_no_longer_wait_for_the_store(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    for _ in range(failover.FAILURES_TO_OPEN):
+        await ask(store, counter(SlidingWindow(5, MINUTE_US)))
+    asked = primary.asked
+    assert store.is_degraded
+    assert isinstance(store.decide([counter(SlidingWindow(5, MINUTE_US))], [1]), Verdict)  # at once
+    assert primary.asked == asked
+    await store.close()
+
+
+async def test_it_heals_by_itself_and_charges_the_store_what_was_admitted_without_it(
+    primary: Primary, clock: ManualClock
+) -> None:
+    store = FailoverStore(primary, clock, Ledger(0))
+    subjects = [counter(SlidingWindow(100, MINUTE_US)), counter(TokenBucket(100, MINUTE_US, 100)), counter(Quota(100))]
+    await ask(store, *subjects, cost=10)
+    primary.is_gone = True
+    assert await admitted(store, *subjects, checks=20) == 20
+    primary.is_gone = False
+    await turns()
+    assert not store.is_degraded
+    verdict = await ask(store, *subjects, cost=0)
+    assert not verdict.degraded
+    assert [outcome.remaining for outcome in verdict.outcomes] == [70, 70, 70]
+    assert (store.stats.times_opened, store.stats.brought_back) == (1, 3)
+    await store.close()
+
+
+async def test_what_no_longer_counts_is_not_charged_on_healing(primary: Primary, clock: ManualClock) -> None:
+    store = FailoverStore(primary, clock)
+    subject = counter(SlidingWindow(100, MINUTE_US))
+    primary.is_gone = True
+    await admitted(store, subject, checks=20)
+    clock.advance(61)
+    await admitted(store, subject, checks=5)
+    primary.is_gone = False
+    await turns()
+    assert (await ask(store, subject, cost=0)).outcomes[0].remaining == 95
+    await store.close()
+
+
+async def test_a_single_failure_is_answered_locally_and_charged_at_the_next_success(
+    primary: Primary, clock: ManualClock
+) -> None:
+    store = FailoverStore(primary, clock)
+    subject = counter(SlidingWindow(100, MINUTE_US))
+    primary.is_gone = True
+    assert (await ask(store, subject)).degraded
+    primary.is_gone = False
+    assert not (await ask(store, subject)).degraded
+    await turns()
+    assert (await ask(store, subject, cost=0)).outcomes[0].remaining == 98
+    assert store.stats.times_opened == 0
+    await store.close()
+
+
+async def test_a_quota_goes_on_from_what_the_ledger_knows(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    for used, expected in [(0, 50), (70, 30), (100, 0), (120, 0)]:
+        store = FailoverStore(primary, clock, Ledger(used), live_nodes=lambda: 2)
+        assert await admitted(store, counter(Quota(100))) == expected
+        await store.close()
+
+
+async def test_a_quota_whose_ledger_hangs_too_counts_its_share(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    ledger = Ledger(0)
+    ledger.is_slow = True
+    store = FailoverStore(primary, clock, ledger, live_nodes=lambda: 2)
+    assert await admitted(store, counter(Quota(100))) == 50
+    await store.close()
+
+
+async def test_numbers_may_change_while_the_store_is_gone(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    nodes = 1
+    store = FailoverStore(primary, clock, live_nodes=lambda: nodes)
+    subject = counter(SlidingWindow(10, MINUTE_US))
+    assert await admitted(store, subject, checks=4) == 4
+    nodes = 2
+    assert await admitted(store, subject) == 1
+    grown = replace(subject, limit=replace(subject.limit, algorithm=SlidingWindow(40, MINUTE_US)))
+    assert await admitted(store, grown) == 15
+    await store.close()
+
+
+async def test_a_full_store_is_no_failure_of_the_breaker(clock: ManualClock) -> None:
+    class Full(Primary):
+        async def _answer(self) -> None:
+            raise StoreFull("full")
+
+    store = FailoverStore(Full(clock), clock)
+    assert await admitted(store, counter(SlidingWindow(5, MINUTE_US))) == 5
+    assert not store.is_degraded
+    await store.close()
+
+
+async def test_a_store_that_answers_at_once_is_passed_through(clock: ManualClock) -> None:
+    store = FailoverStore(MemoryStore(clock), clock)
+    verdict = store.decide([counter(SlidingWindow(5, MINUTE_US))], [1])
+    assert isinstance(verdict, Verdict)
+    assert not verdict.degraded
+    await store.close()
+
+
+async def test_releasing_never_raises_and_resetting_does(primary: Primary, clock: ManualClock) -> None:
+    store: FailoverStore = FailoverStore(primary, clock)
+    slot = counter(Concurrency(1, MINUTE_US))
+    primary.is_gone = True
+    assert (await ask(store, slot, check_id="one")).admitted
+    await store.release([slot], [1], "one")
+    assert (await ask(store, slot, check_id="two")).admitted
+    with pytest.raises(StoreUnavailable):
+        await store.reset([slot])
+    await store.close()
