@@ -72,6 +72,9 @@ STATES: Mapping[type[Algorithm], type[State]] = {
 }
 
 
+_SHADOW = Mode.SHADOW  # an enumeration's member is slow to look up
+
+
 def new_state(rule: Algorithm) -> State:
     """The state of a counter that nobody has asked yet."""
     return STATES[type(rule)](rule)  # type: ignore[call-arg]  # a protocol has no constructor
@@ -85,10 +88,7 @@ def decide(
     Charges all states or none; the caller holds them to itself meanwhile. Raises ``quota.Unseeded`` before any is charged.
     """
     if len(states) == 1:
-        state, cost = states[0], costs[0]
-        if state.fits(now_us, cost):
-            return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
-        return _decide_misfits(counters, states, costs, now_us, check_id, [False])
+        return decide_one(counters[0], states[0], costs[0], now_us, check_id)
     fits = [state.fits(now_us, cost) for state, cost in zip(states, costs, strict=True)]
     if False in fits:
         return _decide_misfits(counters, states, costs, now_us, check_id, fits)
@@ -97,6 +97,18 @@ def decide(
         now_us,
         [state.charge(now_us, cost, check_id) for state, cost in zip(states, costs, strict=True)],
     )
+
+
+def decide_one(counter: Counter, state: State, cost: int, now_us: int, check_id: str = "") -> Verdict:
+    """What ``decide`` says where there is one counter, at a third of the price for a refusal: floods are refusals."""
+    if state.fits(now_us, cost):
+        return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
+    limit = counter.limit
+    if limit.mode is _SHADOW:
+        return Verdict(True, now_us, [state.look(now_us, cost, fits=False)])
+    if limit.charge_refused:
+        state.penalize(now_us, cost)
+    return Verdict(False, now_us, [state.look(now_us, cost, fits=False)])
 
 
 def _decide_misfits(
@@ -112,7 +124,7 @@ def _decide_misfits(
     violated = [
         (state, cost, counter.limit.charge_refused)
         for counter, (state, cost, fit) in zip(counters, asked, strict=True)
-        if not fit and counter.limit.mode is not Mode.SHADOW
+        if not fit and counter.limit.mode is not _SHADOW
     ]
     if not violated:
         return Verdict(
