@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Mapping, Sequence
 from apishield.core.model import Counter, Verdict
 from apishield.core.ports import Clock, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
-from apishield.core.rate_limiter.verdict import State, decide, new_state
+from apishield.core.rate_limiter.verdict import State, decide, decide_one, new_state
 from apishield.errors import StoreFull, StoreUnavailable
 
 FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
 FORGET_WHEN_FULL = 4096
 _FINEST_BITS = 20  # expiries are filed together by the second or so (2²⁰ µs)
 NEVER_US = 1 << 62
+_QuotaState = quota.State
 
 
 class MemoryStore:
@@ -52,12 +53,19 @@ class MemoryStore:
         if now_us >= self._look_at_us:
             self._forget_idle(now_us, FORGET_AT_ONCE)
         get = self._states.get
+        if len(counters) == 1:  # most checks have one limit: no lists are made for those
+            counter = counters[0]
+            state = get(counter.key)
+            if state is not None and state.rule is counter.limit.algorithm and type(state) is not _QuotaState:
+                if state.seen_us > now_us:  # noqa: PLR1730  a call of max() costs as much as the whole look-up
+                    now_us = state.seen_us
+                return decide_one(counter, state, costs[0], now_us, check_id)
         states: list[State] = []
         for counter in counters:
             state = get(counter.key)
             if state is None or state.rule is not counter.limit.algorithm:
                 return self._decide_prepared(counters, costs, check_id, now_us)
-            if state.seen_us > now_us:  # noqa: PLR1730  a call of max() costs as much as the whole look-up
+            if state.seen_us > now_us:  # noqa: PLR1730
                 now_us = state.seen_us
             states.append(state)
         try:
