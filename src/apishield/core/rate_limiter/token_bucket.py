@@ -35,7 +35,9 @@ class State(msgspec.Struct, gc=False):
         used = self.used - (now_us - self.seen_us) * rule.requests
         self.used = used = (used if used > 0 else 0) + cost * rule.window_us
         self.seen_us = now_us
-        return outcome(rule, used, 0, True)
+        window_us = rule.window_us  # written out, because a call of outcome() costs a fifth of a check
+        left = rule.burst * window_us - used
+        return Outcome(True, left // window_us if left > 0 else 0, 0, -(-used // rule.requests))
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
