@@ -1,0 +1,133 @@
+"""The Redis store over a real Cluster of three nodes, also while slots move and nodes go."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.crc import key_slot
+
+from apishield.core.counter_keys import counter_key
+from apishield.core.model import Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
+from apishield.errors import StoreUnavailable
+from apishield.stores.redis import RedisStore
+from tests.support.processes import Reaper, free_port, wait_until
+from tests.support.services import RedisServer
+
+HOUR_US = 3_600_000_000
+NODES = 3
+RULES = [SlidingWindow(1000, HOUR_US), FixedWindow(1000, HOUR_US), TokenBucket(1000, HOUR_US, 1000), Quota(1000)]
+
+
+def counters(tenant: str) -> list[Counter]:
+    limits = [Limit(id=f"lim_{index}", name="x", algorithm=rule) for index, rule in enumerate(RULES)]
+    return [Counter(counter_key(tenant, "live", limit, {"key": "key_1"}), limit) for limit in limits]
+
+
+async def ask(store: RedisStore, tenant: str, cost: int = 1) -> Verdict:
+    verdict = store.decide(counters(tenant), [cost] * len(RULES))
+    return verdict if isinstance(verdict, Verdict) else await verdict
+
+
+class ClusterOf:
+    """Servers that are a Cluster, and clients to move its slots with."""
+
+    def __init__(self, servers: list[RedisServer]) -> None:
+        self.servers = servers
+        self.clients = [server.client() for server in servers]
+        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+
+    def owner_of(self, slot: int) -> int:
+        """The index of the node that holds ``slot``, as the first node knows it."""
+        ports = [server.port for server in self.servers]
+        for address, node in self.clients[0].cluster("nodes").items():
+            if any(int(span[0]) <= slot <= int(span[-1]) for span in node["slots"] if span[0].isdigit()):
+                return ports.index(int(address.rpartition(":")[2]))
+        raise LookupError(slot)
+
+    def owner_of_tenant(self, tenant: str) -> int:
+        """The index of the node that holds a tenant's counters."""
+        return self.owner_of(key_slot(counters(tenant)[0].key.encode()))
+
+
+@pytest.fixture(scope="module")
+def cluster(reaper: Reaper, request: pytest.FixtureRequest) -> Iterator[ClusterOf]:
+    request.getfixturevalue("redis_server")  # says what is missing where Redis is not installed
+    binary, client = shutil.which("redis-server"), shutil.which("redis-cli")
+    assert binary is not None
+    assert client is not None
+    servers = [
+        RedisServer(
+            reaper,
+            binary,
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            str(free_port()),
+            "--cluster-node-timeout",
+            "1000",
+        )
+        for _ in range(NODES)
+    ]
+    addresses = [f"127.0.0.1:{server.port}" for server in servers]
+    subprocess.run(
+        [client, "--cluster", "create", *addresses, "--cluster-yes"], check=True, capture_output=True, timeout=60
+    )
+    cluster = ClusterOf(servers)
+    wait_until(
+        lambda: all(node.cluster("info")["cluster_state"] == "ok" for node in cluster.clients),
+        "the cluster to be whole",
+    )
+    yield cluster
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+async def store(cluster: ClusterOf) -> AsyncIterator[RedisStore]:
+    store = RedisStore(cluster.url, timeout_ms=10_000)
+    yield store
+    await store.close()
+
+
+async def test_tenants_of_all_nodes_are_decided_in_one_call_each(cluster: ClusterOf, store: RedisStore) -> None:
+    tenants = [f"ten_{number}" for number in range(30)]
+    owners = {cluster.owner_of_tenant(tenant) for tenant in tenants}
+    assert owners == {0, 1, 2}
+    for expected in (999, 998):
+        verdicts = await asyncio.gather(*(ask(store, tenant) for tenant in tenants))
+        assert all(outcome.remaining == expected for verdict in verdicts for outcome in verdict.outcomes)
+
+
+async def test_no_charge_is_lost_or_made_twice_while_a_slot_moves(cluster: ClusterOf, store: RedisStore) -> None:
+    tenant = "ten_moving"
+    slot = key_slot(counters(tenant)[0].key.encode())
+    source, target = cluster.owner_of(slot), (cluster.owner_of(slot) + 1) % NODES
+    old, new = cluster.clients[source], cluster.clients[target]
+    old_id, new_id = old.execute_command("CLUSTER MYID"), new.execute_command("CLUSTER MYID")
+    for expected in (999, 998):
+        assert [outcome.remaining for outcome in (await ask(store, tenant)).outcomes] == [expected] * 4
+    new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
+    old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
+    for counter in counters(tenant):
+        old.execute_command("MIGRATE", "127.0.0.1", cluster.servers[target].port, counter.key, 0, 5000)
+    assert [outcome.remaining for outcome in (await ask(store, tenant)).outcomes] == [997] * 4  # asked at the new node
+    for client in (new, old):
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
+    for expected in (996, 995):
+        assert [outcome.remaining for outcome in (await ask(store, tenant)).outcomes] == [expected] * 4
+
+
+async def test_a_node_that_is_gone_harms_no_tenant_of_the_others(cluster: ClusterOf, store: RedisStore) -> None:
+    tenants = [f"ten_{number}" for number in range(40, 70)]
+    await asyncio.gather(*(ask(store, tenant) for tenant in tenants))
+    for client in cluster.clients:
+        client.config_set("cluster-require-full-coverage", "no")
+    cluster.servers[2].kill()
+    answers = await asyncio.gather(*(ask(store, tenant) for tenant in tenants), return_exceptions=True)
+    owners = [cluster.owner_of_tenant(tenant) for tenant in tenants]
+    for owner, answer in zip(owners, answers, strict=True):
+        assert isinstance(answer, StoreUnavailable) if owner == 2 else isinstance(answer, Verdict)
