@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
@@ -37,7 +38,9 @@ class ClusterOf:
 
     def __init__(self, servers: list[RedisServer]) -> None:
         self.servers = servers
-        self.clients = [server.client() for server in servers]
+        self.clients: list[Any] = [
+            server.client() for server in servers
+        ]  # redis-py types few of the cluster's commands
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
 
     def owner_of(self, slot: int) -> int:
