@@ -29,6 +29,7 @@ from apishield.services.policies import PolicyService
 from apishield.services.reports import ReportService
 from apishield.services.secret_check import check_secret
 from apishield.services.secrets import Secrets
+from apishield.services.shadow import forget_old
 from apishield.services.snapshot import Snapshot
 from apishield.services.tenants import TenantService
 from apishield.services.tokens import TokenService
@@ -184,6 +185,13 @@ class Runtime:
         gauge(
             "apishield_snapshot_age_seconds", "Age of what this node knows.", lambda: self.snapshot.age_us() / SECOND_US
         )
+        shadow = self.usage.shadow
+        counter(
+            "apishield_shadow_would_refuse",
+            "Times a limit in shadow would have refused a check that was let through.",
+            lambda: shadow.would_refuse,
+        )
+        counter("apishield_shadow_admitted", "Times a limit in shadow agreed to one.", lambda: shadow.admitted)
         gauge("apishield_snapshot_keys", "API keys that this node knows.", lambda: len(self.snapshot))
         gauge("apishield_live_nodes", "Nodes that said within 10 s that they live.", lambda: self.live_nodes)
         counter(
@@ -223,6 +231,7 @@ class Runtime:
         async with self.database.transaction() as tx:
             await tx.meta.forget_nodes(before_us=now_us - _NODES_KEPT_US)
             await tx.usage.forget_quotas(before_us=now_us - _QUOTAS_KEPT_US)
+            await forget_old(tx, now_us)
 
     async def _committed(self, sequence: int) -> None:
         """After a change: this node knows it before the answer goes out; the others hear of it."""

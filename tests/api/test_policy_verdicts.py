@@ -140,13 +140,14 @@ async def test_a_changed_algorithm_starts_anew_and_changed_numbers_do_not(alice:
 async def test_every_bad_number_is_422_by_its_field(alice: Tenant) -> None:
     window = {"strategy": "sliding_window", "requests": 5, "window_seconds": 60}
     bucket = {**window, "strategy": "token_bucket"}
-    for limit, field in [
+    faulty: list[tuple[Json, str]] = [
         *(({**window, "requests": bad}, "requests") for bad in (0, -1, 1.5, 10**9 + 1, 2**62, "5", True, None)),
         *(({**window, "window_seconds": bad}, "window_seconds") for bad in (0, -1, 0.5, 3_155_760_000, "60")),
         *(({**bucket, "burst": bad}, "burst") for bad in (0, -1, 0.5, 10**9 + 1)),
         ({**window, "burst": 5}, "burst"),
-    ]:
-        body = {"name": "bad", "per": ["ip"], "limit": limit}
+    ]
+    for limit, field in faulty:
+        body: Json = {"name": "bad", "per": ["ip"], "limit": limit}
         problem = await alice.problem(422, "invalid_limit", "POST", "/v1/policies", body)
         assert [error["pointer"] for error in problem["errors"]] == [f"/limit/{field}"], limit
         override = {"subject": {"ip": "192.0.2.1"}, "limit": limit}

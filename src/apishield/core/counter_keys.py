@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from apishield.core.model import Algorithm, Concurrency, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket
 
@@ -43,6 +43,17 @@ def counter_key(tenant_id: str, environment: str, limit: Limit, subject: Mapping
 def overflow_key(tenant_id: str, environment: str, limit: Limit) -> str:
     """Names the state that new anonymous subjects of ``limit`` share while a store is full."""
     return _prefix(tenant_id, environment, limit.id, type(limit.algorithm)) + OVERFLOW
+
+
+def subject_text(key: str) -> str:
+    """The part of a counter's key that names whom it counts; of bounded length, whatever the subject was."""
+    return key.split("|", 4)[4]
+
+
+def subject_of(text: str) -> dict[str, str]:
+    """What ``subject_text`` names, for people to read; a part that was too long is still its digest, ``#…``."""
+    parts = (part.partition("=") for part in text.split("|"))
+    return {unquote(name): "" if value == "%" else unquote(value) for name, _, value in parts}
 
 
 def hash_tag(key: str) -> str:

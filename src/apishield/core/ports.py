@@ -74,6 +74,27 @@ class DayUse(msgspec.Struct, frozen=True):
     refused: int
 
 
+class ShadowDay(msgspec.Struct, frozen=True):
+    """Checks of a day (UTC) that a policy in shadow would have refused, and that it would have let through, too."""
+
+    tenant_id: str
+    policy_id: str
+    day: str
+    since_us: int
+    would_refuse: int
+    admitted: int
+
+
+class ShadowSubject(msgspec.Struct, frozen=True):
+    """How often a policy in shadow would have refused one subject on a day; ``subject`` is as its counter's key has it."""
+
+    tenant_id: str
+    policy_id: str
+    day: str
+    subject: str
+    would_refuse: int
+
+
 class QuotaLedger(Protocol):
     """Durable use of calendar quotas: seeds counters that a store has lost, and is written behind."""
 

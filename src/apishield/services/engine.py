@@ -21,7 +21,7 @@ from apishield.core.endpoints import METHODS, CatalogueEntry
 from apishield.core.key_manager import lifecycle
 from apishield.core.key_manager.format import inspect
 from apishield.core.key_manager.scopes import default_scope, satisfies
-from apishield.core.model import MAX_UNITS, SECOND_US, Counter, Verdict
+from apishield.core.model import MAX_UNITS, SECOND_US, Counter, Outcome, Verdict
 from apishield.core.paths import BadPathError, normalise
 from apishield.core.policies import Facts, Meter
 from apishield.core.ports import Clock, CounterStore
@@ -71,6 +71,12 @@ class Recorder(Protocol):
         self, tenant: TenantView, entry: KeyEntry | None, decision: Decision, now_us: int, *, peek: bool
     ) -> None:
         """Notes one decision; ``entry`` is the key that was identified, if any; a ``peek`` asked without charging."""
+        ...
+
+    def record_shadow(
+        self, tenant_id: str, counters: Sequence[Counter], outcomes: Sequence[Outcome], now_us: int
+    ) -> None:
+        """Notes what limits in shadow say of a check that was let through; ``outcomes`` are parallel to ``counters``."""
         ...
 
 
@@ -330,6 +336,8 @@ class Engine:
 
     def _answer(self, asked: _Asked, verdict: Verdict, now_us: int) -> Decision:
         rendered = render(asked.meters, verdict, draft=self._draft_headers, legacy=self._legacy_headers)
+        if rendered.shadow and verdict.admitted and not asked.peek:
+            self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)
         return self._conclude(asked, rendered, now_us, asked.degraded or verdict.degraded)
 
     def _conclude(self, asked: _Asked, rendered: Rendered, now_us: int, degraded: bool) -> Decision:

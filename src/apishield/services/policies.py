@@ -16,6 +16,15 @@ from apishield.stores.sql.unit_of_work import UnitOfWork
 
 MAX_LIMIT_NAME_CHARACTERS = 64
 
+_DECIDING = (
+    "match",
+    "per",
+    "limit",
+    "cost",
+    "mode",
+    "overrides",
+)  # another policy: what it would refuse is counted anew
+
 
 class PolicyDraft(msgspec.Struct, frozen=True, kw_only=True):
     """A policy to be made. Its name is unique within the tenant."""
@@ -80,6 +89,8 @@ class PolicyService(Service):
             before = await _existing(tx, tenant.id, policy_id)
             after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **given(changes))
             after = await _checked(tx, after, before)
+            if any(getattr(after, name) != getattr(before, name) for name in _DECIDING):
+                await tx.shadow.forget(tenant.id, policy_id)
             await tx.policies.replace(tenant.id, after)
             tx.changed("policy", tenant.id, policy_id)
             audited = Audited(self._secrets)
@@ -93,6 +104,7 @@ class PolicyService(Service):
             tenant = await hold_tenant(tx, actor)
             policy = await _existing(tx, tenant.id, policy_id)
             await tx.policies.delete(tenant.id, policy_id)
+            await tx.shadow.forget(tenant.id, policy_id)
             tx.changed("policy", tenant.id, policy_id)
             shown = Audited(self._secrets).policy(policy)
             await tx.audit.record(actor, action="policy.deleted", target=policy_id, before=shown)

@@ -18,8 +18,9 @@ import msgspec
 from apishield.core.decision import Decision
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, DayUse, QuotaUse
-from apishield.core.records import Actor, Key
+from apishield.core.records import Actor, Key, Policy
 from apishield.errors import ProblemError
+from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
 from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
 from apishield.stores.sql.database import Database
 
@@ -80,6 +81,7 @@ class UsageService:
         self._clock = clock
         self._decisions_by_code = decisions_by_code
         self.degraded_decisions = 0
+        self.shadow = ShadowNotes()
         self._counters: CounterStore | None = None
         self._days: dict[tuple[str, str], list[int]] = {}
         self._day_starts_us = 0
@@ -111,6 +113,12 @@ class UsageService:
         if use is None:
             use = self._days[entry.key.tenant_id, key_id] = [0, 0]
         use[0 if decision.allowed else 1] += 1
+
+    def record_shadow(
+        self, tenant_id: str, counters: Sequence[Counter], outcomes: Sequence[Outcome], now_us: int
+    ) -> None:
+        """Notes what limits in shadow say of a check that was let through."""
+        self.shadow.note(tenant_id, counters, outcomes, now_us)
 
     def touch(self, credential_id: str, now_us: int) -> None:
         """Notes that a token or service key was used."""
@@ -150,16 +158,19 @@ class UsageService:
         days, self._closed_days = self._closed_days, []
         quotas, self._quotas = self._quotas, {}
         last_used, self._last_used = self._last_used, {}
-        if not (days or quotas or last_used):
+        shadow = self.shadow.take()
+        if not (days or quotas or last_used or shadow):
             return
         try:
             async with self._database.transaction() as tx:
                 await tx.usage.write_quotas(quotas.values())
                 await tx.usage.add(days)
+                await shadow.write(tx)
                 for repository, prefix in ((tx.keys, "key_"), (tx.tokens, "tok_")):
                     await repository.touch({id_: at_us for id_, at_us in last_used.items() if id_.startswith(prefix)})
         except BaseException:
             self._closed_days = days + self._closed_days
+            self.shadow.put_back(shadow)
             self._quotas = quotas | self._quotas
             self._last_used = last_used | self._last_used
             raise
@@ -197,6 +208,12 @@ class UsageService:
             [_quota_usage(counter, outcome, verdict.now_us) for counter, _, outcome in measured if _is_quota(counter)],
             await self._totals(key, now_us),
         )
+
+    async def shadow_report(self, policy: Policy) -> ShadowReport:
+        """What ``policy`` would have refused while it, or its limit, was in shadow."""
+        await self.flush()
+        async with self._database.read() as tx:
+            return await read_report(tx, policy.tenant_id, policy.id)
 
     async def reset(self, actor: Actor, key: Key) -> None:
         """Forgets the live state of the rate limits of ``key``, and says so in the audit log.

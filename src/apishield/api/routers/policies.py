@@ -10,7 +10,7 @@ from apishield.api.params import PageParameters, PolicyId, page_of
 from apishield.api.permissions import Permission, permit
 from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.common import PageOf
-from apishield.api.schemas.policies import PolicyChanges, PolicyCreate, PolicyOut
+from apishield.api.schemas.policies import PolicyChanges, PolicyCreate, PolicyOut, PolicyShadowOut
 
 router = control_router("Policies")
 
@@ -42,7 +42,16 @@ async def update_policy(
     policy_id: PolicyId, body: PolicyChanges, actor: CurrentActor, runtime: CurrentRuntime
 ) -> PolicyOut:
     """Changes a policy. Numbers change under live traffic and keep their state."""
+    await runtime.usage.flush()  # what was counted in shadow until now belongs to the policy as it was
     return PolicyOut.of(await runtime.policies.update(actor, policy_id, body.changes()))
+
+
+@router.get("/v1/policies/{policy_id}/shadow")
+@permit(Permission.POLICIES_READ)
+async def get_policy_shadow(policy_id: PolicyId, actor: CurrentActor, runtime: CurrentRuntime) -> PolicyShadowOut:
+    """What the policy would have refused in shadow, since its last change: how often, by day, and whom most."""
+    policy = await runtime.policies.get(actor, policy_id)
+    return PolicyShadowOut.of(await runtime.usage.shadow_report(policy))
 
 
 @router.delete("/v1/policies/{policy_id}", status_code=204)

@@ -14,6 +14,7 @@ from apishield.api.times import optional_rfc3339, to_rfc3339
 from apishield.core.model import MAX_UNITS, Mode
 from apishield.core.records import Environment, Match, Override, Policy
 from apishield.services import policies as service
+from apishield.services.shadow import ShadowReport
 
 MAX_OVERRIDES = 10_000
 UNNAMED = ""  # the service then names the limit as its policy
@@ -217,4 +218,60 @@ class PolicyOut(Output):
                 "created_at": to_rfc3339(policy.created_at_us),
                 "updated_at": to_rfc3339(policy.updated_at_us),
             }
+        )
+
+
+class ShadowDayOut(Output):
+    """One day, UTC."""
+
+    day: str
+    would_refuse: int
+    admitted: int
+
+
+class ShadowSubjectOut(Output):
+    """Who would have been refused, and how often at least."""
+
+    subject: dict[str, str]
+    would_refuse: int
+
+
+class PolicyShadowOut(Output):
+    """What a policy in shadow would have refused of the checks that were let through."""
+
+    model_config = example(
+        {
+            "policy_id": "pol_06dnd0g2v5v7h3m8k1q0p2r4t6",
+            "since": "2026-11-22T09:30:00.123456Z",
+            "would_refuse": 1204,
+            "admitted": 88120,
+            "days": [{"day": "2026-11-22", "would_refuse": 1204, "admitted": 88120}],
+            "subjects": [{"subject": {"ip": "192.0.2.1"}, "would_refuse": 311}],
+        }
+    )
+
+    policy_id: str
+    since: Timestamp | None = Field(
+        description="When the first of these was counted; a change of the policy begins anew."
+    )
+    would_refuse: int
+    admitted: int
+    days: list[ShadowDayOut]
+    subjects: list[ShadowSubjectOut] = Field(description="Those that would have been refused most, of the last 7 days.")
+
+    @classmethod
+    def of(cls, report: ShadowReport) -> PolicyShadowOut:
+        """How ``report`` is shown."""
+        return cls(
+            policy_id=report.policy_id,
+            since=optional_rfc3339(report.since_us),
+            would_refuse=report.would_refuse,
+            admitted=report.admitted,
+            days=[
+                ShadowDayOut(day=day.day, would_refuse=day.would_refuse, admitted=day.admitted) for day in report.days
+            ],
+            subjects=[
+                ShadowSubjectOut(subject=refused.subject, would_refuse=refused.would_refuse)
+                for refused in report.subjects
+            ],
         )

@@ -19,6 +19,7 @@ from apishield.stores.sql.repositories.keys import KeysRepository
 from apishield.stores.sql.repositories.meta import MetaRepository
 from apishield.stores.sql.repositories.policies import PoliciesRepository
 from apishield.stores.sql.repositories.secret_hashes import SecretHashesRepository
+from apishield.stores.sql.repositories.shadow import ShadowRepository
 from apishield.stores.sql.repositories.tenants import TenantsRepository
 from apishield.stores.sql.repositories.tokens import TokensRepository
 from apishield.stores.sql.repositories.usage import UsageRepository
@@ -105,6 +106,11 @@ class UnitOfWork:
     def usage(self) -> UsageRepository:
         """Use of quotas, totals of days."""
         return UsageRepository(self.connection)
+
+    @cached_property
+    def shadow(self) -> ShadowRepository:
+        """What policies in shadow would have refused."""
+        return ShadowRepository(self.connection)
 
     @cached_property
     def meta(self) -> MetaRepository:
