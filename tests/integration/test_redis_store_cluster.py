@@ -12,7 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from apishield.core.counter_keys import counter_key
-from apishield.core.model import Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
+from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
 from apishield.errors import StoreUnavailable
 from apishield.stores.redis import RedisStore
 from tests.support.processes import Reaper, free_port, wait_until
@@ -20,7 +20,12 @@ from tests.support.services import RedisServer
 
 HOUR_US = 3_600_000_000
 NODES = 3
-RULES = [SlidingWindow(1000, HOUR_US), FixedWindow(1000, HOUR_US), TokenBucket(1000, HOUR_US, 1000), Quota(1000)]
+RULES: list[Algorithm] = [
+    SlidingWindow(1000, HOUR_US),
+    FixedWindow(1000, HOUR_US),
+    TokenBucket(1000, HOUR_US, 1000),
+    Quota(1000),
+]
 
 
 def counters(tenant: str) -> list[Counter]:
