@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import layers, library, library_redis, service, subjects
+from benchmarks import layers, library, library_redis, policies, service, subjects
 
 if __name__ == "__main__":
-    for benchmark in (library, library_redis, subjects, layers, service):
+    for benchmark in (library, library_redis, subjects, policies, layers, service):
         benchmark.main([])
