@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from apishield.errors import ProblemError
 from tests.api.support import Caller, Service, Tenant
 
 ONCE = {"Idempotency-Key": "order-4711"}
@@ -96,6 +97,21 @@ async def test_a_request_that_failed_inside_is_never_run_again(
     problem = await alice.problem(409, "idempotency_in_progress", "POST", "/v1/keys", {"name": "k"}, headers=ONCE)
     assert "took effect" in problem["detail"]
     assert (await names(alice)).count("k") == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "then"), [("database_unavailable", 409), ("storage_full", 201)], ids=["may have run", "did not run"]
+)
+async def test_a_request_that_the_database_failed_is_run_again_only_where_it_surely_took_no_effect(
+    service: Service, alice: Tenant, monkeypatch: pytest.MonkeyPatch, failure: str, then: int
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise ProblemError(failure, "as the database says it")
+
+    monkeypatch.setattr(service.runtime.keys, "create", fail)
+    assert (await alice.ask("POST", "/v1/keys", {"name": "k"}, headers=ONCE)).json()["code"] == failure
+    monkeypatch.undo()
+    assert (await alice.ask("POST", "/v1/keys", {"name": "k"}, headers=ONCE)).status_code == then
 
 
 async def test_of_two_at_once_one_runs_and_the_other_waits_or_gets_its_answer(alice: Tenant) -> None:

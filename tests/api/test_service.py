@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from apishield import __version__
 from apishield.api.routers.docs import ASSETS
 from tests.api.support import Caller, Service, Tenant, serving
@@ -30,9 +28,7 @@ async def test_a_node_with_an_old_snapshot_is_not_ready_and_says_why(service: Se
     assert "6 seconds ago" in answer["reasons"][0]
 
 
-async def test_a_node_without_its_database_is_not_ready(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_node_without_its_database_is_not_ready(service: Service, tmp_path: Path) -> None:
     for part in tmp_path.glob("apishield.db*"):
         part.write_bytes(b"no database any more" * 1000)
     answer = await service.nobody.ok("GET", "/readyz", status=503)
@@ -44,6 +40,8 @@ async def test_reasons_and_metrics_are_for_the_machine_itself_and_the_operator(
 ) -> None:
     async with serving(tmp_path, clock, host="0.0.0.0") as service:
         outside = service.client_at("http://limits.example", "203.0.113.9")
+        same_machine = Caller(service.client_at("http://localhost:8000", "127.0.0.1"))
+        await same_machine.problem(401, "token_missing", "GET", "/metrics")  # a proxy on it would look just so
         stranger, operator = Caller(outside), Caller(outside, service.operator.token)
         assert await stranger.ok("GET", "/readyz") == {"status": "ready", "reasons": None}
         await stranger.problem(401, "token_missing", "GET", "/metrics")
