@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apishield.core.endpoints import ANY_METHOD, METHODS, Catalogue, pattern_subject
+from apishield.core.endpoints import ANY_METHOD, METHODS, Catalogue, CatalogueEntry, pattern_subject
 from apishield.core.path_index import expression, rank, shape
 from apishield.core.records import Endpoint
 from tests.properties.test_path_index import paths, patterns
@@ -44,7 +44,7 @@ def test_the_catalogue_finds_the_best_endpoint_whatever_the_order_in_which_it_wa
     catalogue = {(method, shape(path)): _endpoint(number, method, path) for number, (method, path) in enumerate(drawn)}
     expected = _one_by_one(catalogue, method, path)
     for ordered in (catalogue.values(), reversed(catalogue.values())):
-        found = Catalogue(ordered).find(method, path)
+        found = Catalogue(map(CatalogueEntry, ordered)).find(method, path)
         assert (None if found is None else found.endpoint) == expected
 
 

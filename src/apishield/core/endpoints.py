@@ -19,14 +19,21 @@ METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE",
 class CatalogueEntry:
     """An endpoint, made ready to be found; ``subject`` is what limits count it by, such as ``GET /orders/{id}``."""
 
-    __slots__ = ("cost", "endpoint", "rank", "required_scopes", "subject")
+    __slots__ = ("_rank", "cost", "endpoint", "required_scopes", "subject")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.rank: Rank = rank(endpoint.path)
         self.subject = f"{endpoint.method} {endpoint.path}"
         self.required_scopes = endpoint.required_scopes
         self.cost: int | Mapping[str, int] = endpoint.cost
+        self._rank: Rank | None = None
+
+    @property
+    def rank(self) -> Rank:
+        """How particular its path is; seldom asked for, since few paths match several endpoints."""
+        if self._rank is None:
+            self._rank = rank(self.endpoint.path)
+        return self._rank
 
 
 class Catalogue:
@@ -34,10 +41,11 @@ class Catalogue:
 
     __slots__ = ("_by_method",)
 
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+    def __init__(self, entries: Iterable[CatalogueEntry]) -> None:
         self._by_method: dict[str, PathIndex[CatalogueEntry]] = {}
-        for endpoint in endpoints:
-            self._by_method.setdefault(endpoint.method, PathIndex()).add(endpoint.path, CatalogueEntry(endpoint))
+        for entry in entries:
+            endpoint = entry.endpoint
+            self._by_method.setdefault(endpoint.method, PathIndex()).add(endpoint.path, entry)
 
     def find(self, method: str, path: str) -> CatalogueEntry | None:
         """The endpoint of a request with this method and normal path: the most particular path, then the method itself.

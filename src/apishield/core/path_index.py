@@ -162,58 +162,69 @@ _Prefixes = dict[int, dict[str, list[Value]]]
 
 
 class _Node(Generic[Value]):
-    """Where patterns have come to after some segments."""
+    """Where patterns have come to after some segments. Of thousands most have one child, so the rest is made when needed."""
 
     __slots__ = ("any", "ends", "globs", "literals", "open_globs", "prefixes")
 
     def __init__(self) -> None:
-        self.literals: dict[str, _Node[Value]] = {}
-        self.globs: dict[str, tuple[Glob, _Node[Value]]] = {}
+        self.literals: dict[str, _Node[Value]] | None = None
+        self.globs: dict[str, tuple[Glob, _Node[Value]]] | None = None
         self.any: _Node[Value] | None = None
-        self.ends: list[Value] = []
-        self.prefixes: _Prefixes[Value] = {}
-        self.open_globs: list[tuple[Glob, Value]] = []
+        self.ends: list[Value] | None = None
+        self.prefixes: _Prefixes[Value] | None = None
+        self.open_globs: list[tuple[Glob, Value]] | None = None
 
     def add(self, segments: list[str], value: Value, *, is_open: bool) -> None:
         segment, *rest = segments
         if is_open and not rest:
             if "*" in segment or "{" in segment:
+                self.open_globs = self.open_globs or []
                 self.open_globs.append((Glob(segment), value))
             else:
+                self.prefixes = self.prefixes or {}
                 self.prefixes.setdefault(len(segment), {}).setdefault(segment, []).append(value)
             return
         child = self._child(segment)
         if rest:
             child.add(rest, value, is_open=is_open)
+        elif child.ends is None:
+            child.ends = [value]
         else:
             child.ends.append(value)
 
     def find(self, segments: list[str], place: int) -> Iterator[Value]:
         if place == len(segments):
-            yield from self.ends
+            yield from self.ends or ()
             return
-        if self.prefixes or self.open_globs:
-            yield from _starting(self.prefixes, "/".join(segments[place:]))
-            first = segments[place]
-            yield from (value for glob, value in self.open_globs if glob.matches(first, is_open=True))
         segment = segments[place]
-        child = self.literals.get(segment)
-        if child is not None:
-            yield from child.find(segments, place + 1)
+        if self.prefixes is not None:
+            yield from _starting(self.prefixes, "/".join(segments[place:]))
+        if self.open_globs is not None:
+            yield from (value for glob, value in self.open_globs if glob.matches(segment, is_open=True))
+        if self.literals is not None:
+            child = self.literals.get(segment)
+            if child is not None:
+                yield from child.find(segments, place + 1)
         if self.any is not None and segment:
             yield from self.any.find(segments, place + 1)
-        for glob, child in self.globs.values():
-            if glob.matches(segment):
-                yield from child.find(segments, place + 1)
+        if self.globs is not None:
+            for glob, child in self.globs.values():
+                if glob.matches(segment):
+                    yield from child.find(segments, place + 1)
 
     def _child(self, segment: str) -> _Node[Value]:
+        if "*" not in segment and "{" not in segment:
+            self.literals = self.literals or {}
+            child = self.literals.get(segment)
+            if child is None:
+                child = self.literals[segment] = _Node()
+            return child
         if _PLACEHOLDER.fullmatch(segment) is not None:
             self.any = self.any or _Node()
             return self.any
-        if "*" in segment or "{" in segment:
-            named = _STARS.sub("*", _PLACEHOLDER.sub("{}", segment))
-            return self.globs.setdefault(named, (Glob(named), _Node()))[1]
-        return self.literals.setdefault(segment, _Node())
+        named = _STARS.sub("*", _PLACEHOLDER.sub("{}", segment))
+        self.globs = self.globs or {}
+        return self.globs.setdefault(named, (Glob(named), _Node()))[1]
 
 
 def _closed(pattern: str) -> str:

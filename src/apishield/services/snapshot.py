@@ -20,13 +20,13 @@ from apishield.core.abuse_detector.addresses import Network, parse_network
 from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.counter_keys import counter_key
 from apishield.core.decision import KeyView
-from apishield.core.endpoints import Catalogue
+from apishield.core.endpoints import Catalogue, CatalogueEntry
 from apishield.core.key_manager.format import SecretKind, inspect
 from apishield.core.key_manager.hashing import digester
 from apishield.core.model import Counter, Limit
 from apishield.core.policies import CompiledPolicy, Meter, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
-from apishield.core.records import Block, Customer, Endpoint, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
+from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
 
 OPERATOR_ID: Final = "operator"
 _CATCH_UP_INTERVAL_SECONDS = 0.1
@@ -80,7 +80,7 @@ class TenantView:
         self.customers: dict[str, Customer] = {}
         self.policies: dict[str, CompiledPolicy] = {}
         self.policy_plan = PolicyPlan(tenant.plan, ())
-        self.endpoints: dict[str, Endpoint] = {}
+        self.endpoints: dict[str, CatalogueEntry] = {}
         self._catalogue: Catalogue | None = None
         self.blocks = Blocklist()
         self.allows = Blocklist()
@@ -298,7 +298,7 @@ class Snapshot:
         for endpoint in rows.endpoints:
             owner = self._tenants.get(endpoint.tenant_id)
             if owner is not None:
-                owner.endpoints[endpoint.id] = endpoint
+                owner.endpoints[endpoint.id] = CatalogueEntry(endpoint)
                 owner.endpoints_changed()
         for block in rows.blocks:
             self._take_block(block)
