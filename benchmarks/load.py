@@ -13,13 +13,13 @@ from benchmarks.processes import cpu_seconds, pinned
 
 
 class Target(NamedTuple):
-    """A question to a server. One request asks ``checks`` checks."""
+    """A question to a server: a POST of ``body`` as JSON, or a GET where there is none. One request asks ``checks`` checks."""
 
     name: str
     server: int
     url: str
-    credential: str
-    body: dict[str, Any]
+    headers: dict[str, str]
+    body: dict[str, Any] | None
     checks: int = 1
     redis: int | None = None
     """The process of the Redis that the server asks; its processor time is shown, too."""
@@ -64,7 +64,8 @@ def closed_loop(target: Target, connections: int, seconds: int, core: int, work:
 def open_loop(target: Target, per_second: float, seconds: int, core: int) -> Load:
     """Requests at fixed instants, whether earlier ones are answered or not; latency counts from the instant."""
     before = _spent(target)
-    command = [sys.executable, "-m", "benchmarks.open_loop", target.url, target.credential, json.dumps(target.body)]
+    body = "" if target.body is None else json.dumps(target.body)
+    command = [sys.executable, "-m", "benchmarks.open_loop", target.url, json.dumps(target.headers), body]
     out = subprocess.run(
         pinned(core, [*command, str(per_second), str(seconds)]), check=True, stdout=subprocess.PIPE, text=True
     ).stdout
@@ -85,12 +86,14 @@ def _spent(target: Target) -> tuple[float, float]:
 
 
 def _lua(target: Target) -> str:
-    return (
-        'wrk.method = "POST"\n'
-        f"wrk.body = {json.dumps(json.dumps(target.body))}\n"
-        'wrk.headers["Content-Type"] = "application/json"\n'
-        f'wrk.headers["Authorization"] = "Bearer {target.credential}"\n'
-    )
+    lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in target.headers.items()]
+    if target.body is not None:
+        lines += [
+            'wrk.method = "POST"',
+            f"wrk.body = {json.dumps(json.dumps(target.body))}",
+            'wrk.headers["Content-Type"] = "application/json"',
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _ms(out: str, percentile: str) -> float:

@@ -1,6 +1,6 @@
 """Sends requests at fixed instants and measures from those instants, so that a stall counts for all who had to wait.
 
-python -m benchmarks.open_loop URL CREDENTIAL BODY PER_SECOND SECONDS
+python -m benchmarks.open_loop URL HEADERS BODY PER_SECOND SECONDS
 """
 
 from __future__ import annotations
@@ -59,14 +59,15 @@ class Connection(asyncio.Protocol):
         self._idle.append(self)
 
 
-async def run(url: str, credential: str, body: str, per_second: float, seconds: float) -> dict[str, float]:
+async def run(url: str, headers: dict[str, str], body: str, per_second: float, seconds: float) -> dict[str, float]:
     """Keeps to the schedule, and says how long answers took."""
     parts = urlsplit(url)
     payload = body.encode()
-    request = (
-        f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {credential}\r\nContent-Length: {len(payload)}\r\n\r\n"
-    ).encode() + payload
+    lines = [f"{'POST' if payload else 'GET'} {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}"]
+    if payload:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(payload)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    request = "\r\n".join([*lines, "", ""]).encode() + payload
     idle: deque[Connection] = deque()
     latencies: list[float] = []
     failed: list[int] = []
@@ -102,5 +103,5 @@ async def run(url: str, credential: str, body: str, per_second: float, seconds: 
 
 
 if __name__ == "__main__":
-    _, to_url, with_credential, with_body, rate, duration = sys.argv
-    print(json.dumps(uvloop.run(run(to_url, with_credential, with_body, float(rate), float(duration)))))
+    _, to_url, with_headers, with_body, rate, duration = sys.argv
+    print(json.dumps(uvloop.run(run(to_url, json.loads(with_headers), with_body, float(rate), float(duration)))))

@@ -60,7 +60,7 @@ def bare_route(core: int) -> Iterator[Target]:
     port = free_port()
     with running(pinned(core, [sys.executable, "-m", "benchmarks.hello", str(port)])) as server:
         wait_for_url(f"http://127.0.0.1:{port}/")
-        yield Target("bare route", server, f"http://127.0.0.1:{port}/", "none", question("sk_live_" + "0" * 36))
+        yield Target("bare route", server, f"http://127.0.0.1:{port}/", {}, question("sk_live_" + "0" * 36))
 
 
 @contextmanager
@@ -85,15 +85,33 @@ def apishield(core: int, directory: Path, redis: tuple[int, int] | None) -> Iter
         service_key = tenant["api_key"]["key"]
         redis_process = None if redis is None else redis[1]
         targets = []
+        by_service = {"Authorization": f"Bearer {service_key}"}
         for name, limits in KEYS.items():
             key = _post(f"{base}/v1/keys", tenant["token"], {"name": name, "scopes": ["read"], **limits})["key"]
-            single = f"check, {store}, {name}"
-            targets.append(Target(single, server, f"{base}/v1/check", service_key, question(key), 1, redis_process))
+
+            def add(
+                title: str, path: str, headers: dict[str, str], body: dict[str, Any] | None, checks: int = 1
+            ) -> None:
+                targets.append(Target(title, server, base + path, headers, body, checks, redis_process))
+
+            add(f"check, {store}, {name}", "/v1/check", by_service, question(key))
             if name != "refused":
-                body = {"checks": [question(key)] * BATCH}
-                batch = f"batch of {BATCH}, {store}, {name}"
-                targets.append(Target(batch, server, f"{base}/v1/check/batch", service_key, body, BATCH, redis_process))
+                checks = [question(key)] * BATCH
+                add(f"batch of {BATCH}, {store}, {name}", "/v1/check/batch", by_service, {"checks": checks}, BATCH)
+            if name == "one limit":
+                add(f"Nginx's auth_request, {store}, {name}", "/gateway/nginx", _from_nginx(service_key, key), None)
         yield targets
+
+
+def _from_nginx(service_key: str, key: str) -> dict[str, str]:
+    """The headers of Nginx's subrequest."""
+    return {
+        "X-APIShield-Token": service_key,
+        "X-Original-Method": "GET",
+        "X-Original-URI": "/v1/orders/17",
+        "X-APIShield-Client-IP": "203.0.113.7",
+        "X-API-Key": key,
+    }
 
 
 @contextmanager
@@ -130,7 +148,7 @@ def envoy_ratelimit(core: int, directory: Path, redis: tuple[int, int] | None) -
             "envoyproxy/ratelimit, Redis, three descriptors",
             server,
             f"http://127.0.0.1:{port}/json",
-            "none",
+            {},
             {"domain": "bench", "descriptors": descriptors},
             1,
             redis[1],
@@ -149,7 +167,7 @@ def throttlecrab(core: int) -> Iterator[Target | None]:
     with running(pinned(core, command)) as server:
         wait_for_port(port)
         body = {"key": "key_1", "max_burst": 1_000_000, "count_per_period": 10_000_000, "period": 60, "quantity": 1}
-        yield Target("throttlecrab, memory, one limit", server, f"http://127.0.0.1:{port}/throttle", "none", body)
+        yield Target("throttlecrab, memory, one limit", server, f"http://127.0.0.1:{port}/throttle", {}, body)
 
 
 def find(binary: str) -> str | None:
