@@ -11,17 +11,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Awaitable, Mapping, Sequence
 
-from apishield.core.model import Counter, Verdict
+from apishield.core.model import Counter, Quota, Verdict
 from apishield.core.ports import Clock, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
-from apishield.core.rate_limiter.verdict import State, decide, decide_one, new_state
+from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
 from apishield.errors import StoreFull, StoreUnavailable
 
 FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
 FORGET_WHEN_FULL = 4096
 _FINEST_BITS = 20  # expiries are filed together by the second or so (2²⁰ µs)
 NEVER_US = 1 << 62
-_QuotaState = quota.State
 
 
 class MemoryStore:
@@ -52,28 +51,14 @@ class MemoryStore:
         now_us = self._clock()
         if now_us >= self._look_at_us:
             self._forget_idle(now_us, FORGET_AT_ONCE)
-        get = self._states.get
-        if len(counters) == 1:  # most checks have one limit: no lists are made for those
-            counter = counters[0]
-            state = get(counter.key)
-            if state is not None and state.rule is counter.limit.algorithm and type(state) is not _QuotaState:
-                if state.seen_us > now_us:  # noqa: PLR1730  a call of max() costs as much as the whole look-up
-                    now_us = state.seen_us
-                return decide_one(counter, state, costs[0], now_us, check_id)
-        states: list[State] = []
-        for counter in counters:
-            state = get(counter.key)
-            if state is None or state.rule is not counter.limit.algorithm:
-                return self._decide_prepared(counters, costs, check_id, now_us)
-            if state.seen_us > now_us:  # noqa: PLR1730
-                now_us = state.seen_us
-            states.append(state)
         try:
-            verdict = decide(counters, states, costs, now_us, check_id)
+            verdict = decide_known(self._states, counters, costs, now_us, check_id)
         except quota.Unseeded:
+            verdict = None
+        if verdict is None:
             return self._decide_prepared(counters, costs, check_id, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, verdict.now_us, admitted=verdict.admitted)
+            self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
@@ -86,7 +71,7 @@ class MemoryStore:
             state.charge(now_us, cost)
             self._keep(key, state, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, now_us, admitted=True)
+            self._note(self._ledger, counters, costs, now_us, admitted=True)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
@@ -128,7 +113,7 @@ class MemoryStore:
         for key, state in zip(keys, states, strict=True):
             self._keep(key, state, now_us)
         if self._ledger is not None:
-            self._note(self._ledger, counters, states, costs, verdict.now_us, admitted=verdict.admitted)
+            self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
 
     async def _seed_and_decide(
@@ -173,24 +158,14 @@ class MemoryStore:
         return len(self._states) + wanted <= self._max_counters
 
     def _note(
-        self,
-        ledger: QuotaLedger,
-        counters: Sequence[Counter],
-        states: Sequence[State],
-        costs: Sequence[int],
-        now_us: int,
-        *,
-        admitted: bool,
+        self, ledger: QuotaLedger, counters: Sequence[Counter], costs: Sequence[int], now_us: int, *, admitted: bool
     ) -> None:
         """Tells the ledger how quotas stand that were charged at ``now_us``."""
-        for counter, state, cost in zip(counters, states, costs, strict=True):
-            if (
-                isinstance(state, quota.State)
-                and cost
-                and (admitted or counter.limit.charge_refused)
-                and state.seen_us == now_us
-            ):
-                ledger.note(counter.key, state.start_us, state.used, now_us)
+        for counter, cost in zip(counters, costs, strict=True):
+            if type(counter.limit.algorithm) is Quota and cost and (admitted or counter.limit.charge_refused):
+                state = self._states.get(counter.key)
+                if isinstance(state, quota.State) and state.seen_us == now_us:
+                    ledger.note(counter.key, state.start_us, state.used, now_us)
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 

@@ -80,6 +80,41 @@ def new_state(rule: Algorithm) -> State:
     return STATES[type(rule)](rule)  # type: ignore[call-arg]  # a protocol has no constructor
 
 
+def decide_known(
+    known: Mapping[str, State], counters: Sequence[Counter], costs: Sequence[int], now_us: int, check_id: str = ""
+) -> Verdict | None:
+    """Decides one check over the states that are ``known`` by key, in the common case; ``None`` where it is not.
+
+    That is where a counter is new, has changed its numbers or has seen a later time: find the states then, bring them up to
+    date, and ``decide``. This is the hot path: one limit makes no lists, many take two loops. Raises ``quota.Unseeded``.
+    """
+    get = known.get
+    if len(counters) == 1:
+        counter, cost = counters[0], costs[0]
+        state = get(counter.key)
+        if state is None or state.rule is not counter.limit.algorithm or state.seen_us > now_us:
+            return None
+        if state.fits(now_us, cost):
+            return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
+        limit = counter.limit
+        if limit.charge_refused or limit.mode is _SHADOW:
+            return _decide_misfits(counters, (state,), costs, now_us, check_id)
+        return Verdict(False, now_us, [state.look(now_us, cost, fits=False)])
+    states: list[State] = []
+    fits = True
+    for counter, cost in zip(counters, costs):  # noqa: B905  the caller's sequences are parallel; to check costs a tenth
+        state = get(counter.key)
+        if state is None or state.rule is not counter.limit.algorithm or state.seen_us > now_us:
+            return None
+        if fits and not state.fits(now_us, cost):
+            fits = False
+        states.append(state)
+    if not fits:
+        return _decide_misfits(counters, states, costs, now_us, check_id)
+    outcomes = [state.charge(now_us, cost, check_id) for state, cost in zip(states, costs)]  # noqa: B905  as above
+    return Verdict(True, now_us, outcomes)
+
+
 def decide(
     counters: Sequence[Counter], states: Sequence[State], costs: Sequence[int], now_us: int, check_id: str = ""
 ) -> Verdict:
@@ -87,55 +122,30 @@ def decide(
 
     Charges all states or none; the caller holds them to itself meanwhile. Raises ``quota.Unseeded`` before any is charged.
     """
-    if len(states) == 1:
-        return decide_one(counters[0], states[0], costs[0], now_us, check_id)
-    fits = [state.fits(now_us, cost) for state, cost in zip(states, costs, strict=True)]
-    if False in fits:
-        return _decide_misfits(counters, states, costs, now_us, check_id, fits)
-    return Verdict(
-        True,
-        now_us,
-        [state.charge(now_us, cost, check_id) for state, cost in zip(states, costs, strict=True)],
-    )
-
-
-def decide_one(counter: Counter, state: State, cost: int, now_us: int, check_id: str = "") -> Verdict:
-    """What ``decide`` says where there is one counter, at a third of the price for a refusal: floods are refusals."""
-    if state.fits(now_us, cost):
-        return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
-    limit = counter.limit
-    if limit.mode is _SHADOW:
-        return Verdict(True, now_us, [state.look(now_us, cost, fits=False)])
-    if limit.charge_refused:
-        state.penalize(now_us, cost)
-    return Verdict(False, now_us, [state.look(now_us, cost, fits=False)])
+    for state, cost in zip(states, costs, strict=True):
+        if not state.fits(now_us, cost):
+            return _decide_misfits(counters, states, costs, now_us, check_id)
+    outcomes = [state.charge(now_us, cost, check_id) for state, cost in zip(states, costs, strict=True)]
+    return Verdict(True, now_us, outcomes)
 
 
 def _decide_misfits(
-    counters: Sequence[Counter],
-    states: Sequence[State],
-    costs: Sequence[int],
-    now_us: int,
-    check_id: str,
-    fits: Sequence[bool],
+    counters: Sequence[Counter], states: Sequence[State], costs: Sequence[int], now_us: int, check_id: str
 ) -> Verdict:
     """Decides where some counter does not admit."""
-    asked = list(zip(states, costs, fits, strict=True))
+    asked = [(state, cost, state.fits(now_us, cost)) for state, cost in zip(states, costs, strict=True)]
     violated = [
         (state, cost, counter.limit.charge_refused)
-        for counter, (state, cost, fit) in zip(counters, asked, strict=True)
-        if not fit and counter.limit.mode is not _SHADOW
+        for counter, (state, cost, fits) in zip(counters, asked, strict=True)
+        if not fits and counter.limit.mode is not _SHADOW
     ]
     if not violated:
-        return Verdict(
-            True,
-            now_us,
-            [
-                state.charge(now_us, cost, check_id) if fit else state.look(now_us, cost, fits=False)
-                for state, cost, fit in asked
-            ],
-        )
+        outcomes = [
+            state.charge(now_us, cost, check_id) if fits else state.look(now_us, cost, fits=False)
+            for state, cost, fits in asked
+        ]
+        return Verdict(True, now_us, outcomes)
     for state, cost, charge_refused in violated:
         if charge_refused:
             state.penalize(now_us, cost)
-    return Verdict(False, now_us, [state.look(now_us, cost, fits=fit) for state, cost, fit in asked])
+    return Verdict(False, now_us, [state.look(now_us, cost, fits=fits) for state, cost, fits in asked])
