@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from apishield import __version__
-from apishield.cli import audit, config, doctor, generate, keys, operator, serve, tenants
+from apishield.cli import audit, config, conformance, doctor, generate, keys, operator, serve, tenants
 from apishield.cli.output import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, complain, out
 from apishield.errors import APIShieldError, ConfigurationError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
+app.command("conformance")(conformance.conformance)
 app.add_typer(config.app, name="config")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")

@@ -1,0 +1,1 @@
+"""Limiters on PyPI, and ours, as ``apishield conformance --adapter`` takes them."""
