@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -17,6 +18,10 @@ __all__ = ["clock", "postgres_server", "postgres_url", "reaper", "redis_server",
 for _name in list(os.environ):
     if _name.startswith("APISHIELD_") or _name.removesuffix("_FILE") in {"DATABASE_URL", "REDIS_URL"}:
         del os.environ[_name]
+
+# A script that starts the tests in its background ignores Ctrl-C, and so would the services they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared cores make deadlines flaky. HYPOTHESIS_PROFILE=thorough looks longer than a test run should take.
 hypothesis.settings.register_profile("ci", max_examples=75, deadline=None, print_blob=True)

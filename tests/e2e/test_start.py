@@ -123,11 +123,13 @@ def test_stopped_at_any_moment_of_the_first_start_the_next_one_works(
     service_dir.mkdir()
     environment = {"PATH": os.environ["PATH"], "APISHIELD_PORT": "0", "APISHIELD_DATA_DIR": str(service_dir)}
     with subprocess.Popen(SERVE, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        assert process.stderr is not None
         time.sleep(milliseconds / 1000)  # where in the start this falls differs from run to run, and must not matter
         process.send_signal(number)
-        errors = process.stderr.read().decode()
-        code = process.wait(30)
+        try:
+            errors = process.communicate(timeout=30)[1].decode()
+        finally:
+            process.kill()
+    code = process.returncode
     if number is signal.SIGINT and "in <module>" not in errors:  # the interpreter itself was not yet up
         assert "Traceback" not in errors
         assert code in {0, 130, -signal.SIGINT}
@@ -194,14 +196,21 @@ def test_a_database_that_does_not_exist_is_not_waited_for(tmp_path: Path, postgr
 
 
 def test_a_database_that_comes_up_late_is_waited_for(
-    start_service: Start, postgres_server: PostgresServer, postgres_url: str
+    start_service: Start, postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:
+    log = tmp_path / "service-0" / "server.log"
+
+    def come_up() -> None:
+        wait_until(
+            lambda: log.exists() and "the database can't be reached yet" in log.read_text(), "the service to wait"
+        )
+        postgres_server.start()
+
     postgres_server.terminate()
-    back = threading.Timer(2, postgres_server.start)
-    back.start()
+    coming = threading.Thread(target=come_up)
+    coming.start()
     service = start_service(DATABASE_URL=postgres_url, APISHIELD_SECRET=SECRET)
-    back.join()
-    assert "the database can't be reached yet" in service.log
+    coming.join()
     assert service.sign_up()["id"].startswith("ten_")
 
 
@@ -235,9 +244,9 @@ def test_several_workers_share_one_port_and_end_together(
 def test_workers_do_not_outlive_a_killed_parent(start_service: Start, redis_url: str) -> None:
     service = start_service(REDIS_URL=redis_url, APISHIELD_WORKERS="2")
     processes = descendants(service.pid)
-    service.kill()
+    os.kill(service.pid, signal.SIGKILL)  # the parent alone
     wait_until(lambda: not any(map(alive, processes)), "the workers to end")
-    service.start()
+    service.restart()
     assert ready(service.url)
 
 

@@ -34,9 +34,9 @@ for line in sys.stdin:
 for number in (*set(processes.values()), signal.SIGKILL):
     for pid, preferred in processes.items():
         if number in (preferred, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-                os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
+                os.killpg(pid, signal.SIGCONT)
     deadline = time.monotonic() + 2
     while processes and time.monotonic() < deadline:
         for pid in list(processes):
@@ -125,7 +125,9 @@ class ServerProcess:
         wait_until(self._answers, f"{self._command[0]} to answer", lambda: self.log)
 
     def kill(self) -> None:
-        """Ends it as a crash would (SIGKILL)."""
+        """Ends it as a crash would (SIGKILL), with whatever workers it has."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
 
     def terminate(self) -> int:
