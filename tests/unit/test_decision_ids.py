@@ -15,7 +15,7 @@ def test_an_id_tells_when_and_where_to_its_own_tenant_only(spool: int, at_us: in
     ids = DecisionIds([KEY], spool)
     made = [ids.make("ten_a", at_us) for _ in range(count)]
     reference = ids.read(made[-1], "ten_a")
-    assert reference == (at_us // 1000, spool, count)
+    assert reference == (at_us // 1000, spool, count, False)
     assert ids.read(made[-1], "ten_b") is None
     assert DecisionIds([b"x" * 32], spool).read(made[-1], "ten_a") is None
     assert len(set(made)) == count
@@ -56,3 +56,11 @@ def test_ids_made_under_an_older_key_are_still_known_after_its_rotation() -> Non
     rotated = DecisionIds([b"n" * 32, KEY], 2)
     assert rotated.read(made, "ten_a") is not None
     assert DecisionIds([KEY], 1).read(rotated.make("ten_a", 1_763_900_000_000_000), "ten_a") is None
+
+
+def test_an_id_says_whether_there_is_something_to_settle() -> None:
+    ids = DecisionIds([KEY], 0xFFFF_FFFF)
+    held = ids.read(ids.make("ten_a", 1_763_900_000_000_000, held=True), "ten_a")
+    assert held is not None
+    assert held.held
+    assert (held.spool, held.sequence) == (0xFFFF_FFFF, 1)

@@ -56,6 +56,11 @@ def subject_of(text: str) -> dict[str, str]:
     return {unquote(name): "" if value == "%" else unquote(value) for name, _, value in parts}
 
 
+def record_key(tenant_id: str, check_id: str) -> str:
+    """Names the record of an admitted check that will be settled; no counter's key, as it has fewer parts."""
+    return f"as:{{{_escape(tenant_id)}}}|held|{_escape(check_id)}"
+
+
 def hash_tag(key: str) -> str:
     """The part of a counter's key that decides on its slot; keys of one tag are decided together."""
     return key[: key.index("}")]

@@ -1,8 +1,8 @@
 """Ids of decisions: short to check, impossible to guess, and telling where the decision's event lies.
 
 ``dec_`` + base32hex of a UUIDv7 (RFC 9562) and a 64-bit MAC over it and the tenant. The UUID's random bits are the spool
-(32 bits, one a process) and the sequence in it (40 bits), so that a report finds its event without an index. The MAC makes
-a foreign or invented id cost no I/O, and a receipt's address a secret.
+(32 bits, one a process), whether the store holds a record to settle (1 bit) and the sequence (39 bits), so that a report
+finds its event without an index. The MAC makes a foreign or invented id cost no I/O, and a receipt's address a secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _UUID_DIGITS = 26
 _MAC_DIGITS = 13
 _LENGTH = len(_PREFIX) + _UUID_DIGITS + _MAC_DIGITS
 _SEQUENCE_BITS = 40
-_SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
+_HELD_BIT = 1 << 39
+_SEQUENCE_MASK = _HELD_BIT - 1
 _SEQUENCE_DIGITS = 8
 _MAC_BYTES = 8
 
@@ -31,6 +32,7 @@ class DecisionRef(NamedTuple):
     at_ms: int
     spool: int
     sequence: int
+    held: bool = False
 
 
 class DecisionIds:
@@ -49,9 +51,11 @@ class DecisionIds:
         self._head_ms = -1
         self._head = ""
 
-    def make(self, tenant_id: str, now_us: int) -> str:
-        """A new id for a decision of ``tenant_id`` at ``now_us``."""
+    def make(self, tenant_id: str, now_us: int, *, held: bool = False) -> str:
+        """A new id for a decision of ``tenant_id`` at ``now_us``; ``held`` says that a record is kept, to settle by."""
         self._sequence = sequence = (self._sequence + 1) & _SEQUENCE_MASK
+        if held:
+            sequence |= _HELD_BIT
         at_ms = now_us // 1000
         if at_ms != self._head_ms:  # all but the last eight digits are the same for every decision of a millisecond
             self._head_ms = at_ms
@@ -83,7 +87,7 @@ class DecisionIds:
         if not any(compare_digest(mac.encode(), self._mac(key, uuid, tenant_id)) for key in self._keys):
             return None
         random = (number >> 64 & 0xFFF) << 60 | number & (1 << 60) - 1
-        return DecisionRef(number >> 80, random >> _SEQUENCE_BITS, random & _SEQUENCE_MASK)
+        return DecisionRef(number >> 80, random >> _SEQUENCE_BITS, random & _SEQUENCE_MASK, bool(random & _HELD_BIT))
 
     @staticmethod
     def _mac(key: bytes, uuid: str, tenant_id: str) -> bytes:

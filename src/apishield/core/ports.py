@@ -21,17 +21,41 @@ class Clock(Protocol):
         ...
 
 
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """What a check asks to be remembered of, if it is admitted, so that it can be settled: for how long, and how.
+
+    ``factors`` are parallel to the counters: what one unit costs there. ``settles`` is whether a report's cost is taken;
+    otherwise only slots and the whole charge can be given back.
+    """
+
+    record_key: str
+    seconds: int
+    factors: tuple[int, ...]
+    settles: bool
+
+
+class Held(msgspec.Struct, frozen=True):
+    """The record of an admitted check: what was charged, and when."""
+
+    counters: tuple[Counter, ...]
+    costs: tuple[int, ...]
+    factors: tuple[int, ...]
+    settles: bool
+    charged_at_us: int = 0
+
+
 class CounterStore(Protocol):
     """Keeps the state of counters and decides verdicts over it, atomically."""
 
     def decide(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
     ) -> Verdict | Awaitable[Verdict]:
         """Decides one check: charges every counter its cost, or none of them.
 
         ``costs`` is parallel to ``counters``; 0 only looks. All counters share one tenant, hence one Redis slot, and no key
         stands twice. An empty check is admitted. Shadow limits are charged exactly when the enforced ones admit and they
-        themselves would. ``check_id`` names the slots that concurrency limits hand out.
+        themselves would. ``check_id`` names the slots that concurrency limits hand out. With ``hold`` a record of an admitted
+        check is kept.
         Answers at once where it can (memory), so that the caller need not await.
 
         Raises ``StoreUnavailable`` where the state can't be reached; a fail-over store never does.
@@ -40,6 +64,18 @@ class CounterStore(Protocol):
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits: what was used already must count. Shadow limits are charged too."""
+        ...
+
+    async def held(self, record_key: str) -> Held | None:
+        """The record under ``record_key``; ``None`` where there is none, it was settled, or its time is over."""
+        ...
+
+    async def settle(self, record_key: str, held: Held, costs: Sequence[int], check_id: str) -> bool:
+        """Makes ``costs`` count instead of ``held.costs``, and frees the slots of ``check_id``; once, whoever asks first.
+
+        What is too much goes back to where it was charged, as far as it still counts there; what is too little is charged
+        even past the limit. Returns whether this call did it.
+        """
         ...
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Verdict
-from apishield.core.ports import Clock, CounterStore, QuotaLedger
+from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores.local_share import LocalShare
 
@@ -26,6 +27,8 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 ONE_FAILURE_SECONDS = 0.005  # the checks of one call that fails are one failure
 BROUGHT_BACK_AT_ONCE = 256
+
+Result = TypeVar("Result")
 
 _PROBE = Limit(id="probe", name="probe", algorithm=FixedWindow(MAX_UNITS, SECOND_US))
 
@@ -69,17 +72,33 @@ class FailoverStore:
         return self._is_open
 
     def decide(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
     ) -> Verdict | Awaitable[Verdict]:
-        """Decides one check, by the store or without it (port ``CounterStore``)."""
+        """Decides one check, by the store or without it (port ``CounterStore``).
+
+        What is decided without it keeps no record: its charge stands as it was estimated.
+        """
         if self._is_open and counters:
             return self._decide_locally(counters, costs, check_id)
         try:
-            verdict = self._primary.decide(counters, costs, check_id)
+            verdict = self._primary.decide(counters, costs, check_id, hold)
         except StoreUnavailable as error:
             self._note_failure(counters, error)
             return self._decide_locally(counters, costs, check_id)
         return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id)
+
+    async def held(self, record_key: str) -> Held | None:
+        """The record of a check (port ``CounterStore``). Raises ``StoreUnavailable`` at once while the store is gone."""
+        return await self._with_store(lambda: self._primary.held(record_key))
+
+    async def settle(self, record_key: str, held: Held, costs: Sequence[int], check_id: str) -> bool:
+        """Settles a check, once (port ``CounterStore``). Raises ``StoreUnavailable`` while the store is gone."""
+        return await self._with_store(lambda: self._primary.settle(record_key, held, costs, check_id))
+
+    async def _with_store(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        if self._is_open:
+            raise StoreUnavailable("The store of the counters can't be reached.")
+        return await call()
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits, later where the store is gone (port ``CounterStore``)."""

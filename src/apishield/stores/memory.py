@@ -12,10 +12,11 @@ import heapq
 from collections.abc import Awaitable, Mapping, Sequence
 
 from apishield.core.model import Counter, Quota, Verdict
-from apishield.core.ports import Clock, QuotaLedger
+from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
 from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
 from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores.records import Records
 
 FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
 FORGET_WHEN_FULL = 4096
@@ -35,6 +36,7 @@ class MemoryStore:
         self._ledger = ledger
         self._max_counters = max_counters
         self._states: dict[str, State] = {}
+        self._records = Records()
         self._expiring: dict[int, list[str]] = {}  # keys by when to look whether they are idle
         self._expiries: list[int] = []  # a heap of the keys of _expiring
         self._look_at_us = NEVER_US
@@ -45,9 +47,11 @@ class MemoryStore:
         return len(self._states)
 
     def decide(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
     ) -> Verdict | Awaitable[Verdict]:
         """Decides one check (port ``CounterStore``)."""
+        if hold is not None:
+            return self._decide_and_hold(counters, costs, check_id, hold)
         now_us = self._clock()
         if now_us >= self._look_at_us:
             self._forget_idle(now_us, FORGET_AT_ONCE)
@@ -73,6 +77,30 @@ class MemoryStore:
         if self._ledger is not None:
             self._note(self._ledger, counters, costs, now_us, admitted=True)
 
+    async def held(self, record_key: str) -> Held | None:
+        """The record of a check (port ``CounterStore``)."""
+        return self._records.get(record_key, self._clock())
+
+    async def settle(self, record_key: str, held: Held, costs: Sequence[int], check_id: str) -> bool:
+        """Settles a check, once (port ``CounterStore``)."""
+        now_us = self._clock()
+        if not self._records.take(record_key, now_us):
+            return False
+        more: list[tuple[Counter, int]] = []
+        for counter, before, after in zip(held.counters, held.costs, costs, strict=True):
+            state = self._states.get(counter.key)
+            if isinstance(state, concurrency.State):
+                state.release(check_id, before)
+            elif after > before:
+                more.append((counter, after - before))
+            elif state is not None:
+                state.refund(max(now_us, state.seen_us), held.charged_at_us, before - after)
+                if self._ledger is not None and isinstance(state, quota.State):
+                    self._ledger.note(counter.key, state.start_us, state.used, max(now_us, state.seen_us))
+        if more:
+            await self.charge([counter for counter, _ in more], [cost for _, cost in more])
+        return True
+
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
         for counter, cost in zip(counters, costs, strict=True):
@@ -89,9 +117,29 @@ class MemoryStore:
     async def close(self) -> None:
         """Forgets everything."""
         self._states.clear()
+        self._records.clear()
         self._expiring.clear()
         self._expiries.clear()
         self._look_at_us = NEVER_US
+
+    def _decide_and_hold(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, hold: Hold
+    ) -> Verdict | Awaitable[Verdict]:
+        verdict = self.decide(counters, costs, check_id)
+        if isinstance(verdict, Verdict):
+            return self._hold(counters, costs, hold, verdict)
+        return self._hold_later(counters, costs, hold, verdict)
+
+    async def _hold_later(
+        self, counters: Sequence[Counter], costs: Sequence[int], hold: Hold, pending: Awaitable[Verdict]
+    ) -> Verdict:
+        return self._hold(counters, costs, hold, await pending)
+
+    def _hold(self, counters: Sequence[Counter], costs: Sequence[int], hold: Hold, verdict: Verdict) -> Verdict:
+        if verdict.admitted:
+            held = Held(tuple(counters), tuple(costs), hold.factors, hold.settles, verdict.now_us)
+            self._records.put(hold.record_key, held, hold.seconds)
+        return verdict
 
     def _decide_prepared(
         self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, now_us: int

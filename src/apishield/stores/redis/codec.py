@@ -9,6 +9,7 @@ from enum import IntEnum
 import msgspec
 
 from apishield.core.model import (
+    Concurrency,
     Counter,
     FixedWindow,
     Limit,
@@ -19,6 +20,7 @@ from apishield.core.model import (
     TokenBucket,
     Verdict,
 )
+from apishield.core.ports import Held, Hold
 from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
 from apishield.stores.redis.script import SHA1, command
 
@@ -29,6 +31,9 @@ _UNSEEDED = 2
 _NO_SEED: Seed = (0, 0, 0)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int]).decode
+_decode_kept = msgspec.msgpack.Decoder(tuple[float, str]).decode
+_decode_held = msgspec.json.Decoder(Held).decode
+_encode_held = msgspec.json.Encoder().encode
 
 
 class Step(IntEnum):
@@ -40,12 +45,22 @@ class Step(IntEnum):
     FORCE = 3
     RELEASE = 4
     RESET = 5
+    REFUND = 6
+    SETTLE = 7  # the node's word: each counter's is REFUND, FORCE or RELEASE
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record that goes with an ask: ``text`` is kept for ``ttl_ms`` if it is admitted; without text it is taken away."""
+
+    key: str
+    ttl_ms: int = 0
+    text: str = ""
 
 
 class Ask:
     """One check on its way: what is asked, and who waits for the verdict."""
 
-    __slots__ = ("check_id", "costs", "counters", "seeds", "step", "verdict")
+    __slots__ = ("charged_us", "check_id", "costs", "counters", "record", "seeds", "step", "verdict")
 
     def __init__(
         self,
@@ -61,6 +76,8 @@ class Ask:
         self.verdict = verdict
         self.step = step
         self.seeds: dict[str, Seed] = {}
+        self.record: Record | None = None
+        self.charged_us = 0
 
 
 class Unseeded(msgspec.Struct, frozen=True):
@@ -74,7 +91,12 @@ def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
     indexes: dict[str, int] = {}
     flat: list[int | str] = [now_us, len(asks)]
     for ask in asks:
-        flat.append(len(ask.counters))
+        record = ask.record
+        if record is None:
+            flat.append(len(ask.counters))
+        else:
+            place = indexes.setdefault(record.key, len(indexes) + 1)
+            flat += (-len(ask.counters), place, record.ttl_ms, record.text)
         for counter, cost in zip(ask.counters, ask.costs, strict=True):
             key = counter.key
             index = indexes.get(key)
@@ -86,6 +108,8 @@ def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
 
 def _numbers(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
     """Algorithm, step, cost and four parameters."""
+    if ask.step is Step.SETTLE:
+        return _settling(limit, ask, cost, key)
     step = ask.step or _STEPS[limit.mode is Mode.SHADOW, limit.charge_refused]
     rule = limit.algorithm
     if isinstance(rule, SlidingWindow):
@@ -97,6 +121,24 @@ def _numbers(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ..
     if isinstance(rule, Quota):
         return 5, step, cost, rule.requests, *ask.seeds.get(key, _NO_SEED)
     return 4, step, cost, rule.requests, rule.timeout_us, ask.check_id, 0
+
+
+def _settling(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
+    """The same for a check that is settled: ``cost`` is what is missing, or too much where it is negative."""
+    rule = limit.algorithm
+    if isinstance(rule, Concurrency):
+        return 4, Step.RELEASE, cost, rule.requests, rule.timeout_us, ask.check_id, 0
+    step = Step.FORCE if cost > 0 else Step.REFUND
+    charged_us = ask.charged_us if step is Step.REFUND else 0
+    if isinstance(rule, SlidingWindow):
+        return 2, step, abs(cost), rule.requests, rule.window_us, 0, charged_us
+    if isinstance(rule, FixedWindow):
+        return 1, step, abs(cost), rule.requests, rule.window_us, 0, charged_us
+    if isinstance(rule, TokenBucket):
+        return 3, step, abs(cost), rule.requests, rule.window_us, rule.burst, charged_us
+    if step is Step.FORCE:
+        return 5, step, cost, rule.requests, *ask.seeds.get(key, _NO_SEED)
+    return 5, step, -cost, rule.requests, 0, 0, charged_us
 
 
 _STEPS = {
@@ -114,6 +156,18 @@ class QuotaCharge(msgspec.Struct, frozen=True):
     period_start_us: int
     used: int
     at_us: int
+
+
+def encode_record(counters: Sequence[Counter], costs: Sequence[int], hold: Hold) -> Record:
+    """What is kept of a check under ``hold``; the script adds the time."""
+    held = Held(tuple(counters), tuple(costs), hold.factors, hold.settles)
+    return Record(hold.record_key, hold.seconds * 1000, _encode_held(held).decode())
+
+
+def decode_record(kept: bytes) -> Held:
+    """What the script kept. Raises ``msgspec.MsgspecError`` for anything else."""
+    charged_at_us, text = _decode_kept(kept)
+    return msgspec.structs.replace(_decode_held(text), charged_at_us=int(charged_at_us))
 
 
 def verdicts(asks: Sequence[Ask], answer: bytes, charges: list[QuotaCharge] | None) -> Iterator[Verdict | Unseeded]:
@@ -141,7 +195,7 @@ def verdicts(asks: Sequence[Ask], answer: bytes, charges: list[QuotaCharge] | No
                 outcome = token_bucket.outcome(rule, x * rule.window_us + y, cost, fits)
             elif isinstance(rule, Quota):
                 outcome = quota.outcome(rule, now_us, cost, fits, x, z)
-                if charges is not None and cost and (fits if admitted else counter.limit.charge_refused):
+                if charges is not None and cost and (fits if admitted else counter.limit.charge_refused) and z > now_us:
                     charges.append(QuotaCharge(counter.key, y, x, now_us))
             else:
                 outcome = concurrency.outcome(rule, now_us, cost, fits, x, y, z)

@@ -18,11 +18,22 @@ import msgspec
 
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import Concurrency, Counter, Quota, Verdict
-from apishield.core.ports import Clock, QuotaLedger
+from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import StoreUnavailable
 from apishield.stores.memory import load_used
-from apishield.stores.redis.codec import Ask, QuotaCharge, Step, Unseeded, evaluate, verdicts
+from apishield.stores.redis.codec import (
+    Ask,
+    QuotaCharge,
+    Record,
+    Step,
+    Unseeded,
+    decode_record,
+    encode_record,
+    evaluate,
+    verdicts,
+)
+from apishield.stores.redis.script import command
 from apishield.stores.redis.servers import Servers, servers_of
 
 VERDICTS_A_CALL = 64
@@ -53,17 +64,36 @@ class RedisStore:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def decide(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
     ) -> Verdict | Awaitable[Verdict]:
         """Decides one check, together with all others of this turn of the event loop (port ``CounterStore``)."""
         if not counters:
             return Verdict(True, self._test_clock() if self._test_clock else time.time_ns() // 1000, [])
-        return self._submit(counters, costs, check_id, Step.DECIDE)
+        record = None if hold is None else encode_record(counters, costs, hold)
+        return self._submit(counters, costs, check_id, Step.DECIDE, record)
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits (port ``CounterStore``)."""
         if counters:
             await self._submit(counters, costs, "", Step.FORCE)
+
+    async def held(self, record_key: str) -> Held | None:
+        """The record of a check (port ``CounterStore``)."""
+        reading = _Reading(self.timeout_seconds)
+        self.servers.send(record_key, command("GET", record_key), reading)
+        kept = await reading.reply
+        return decode_record(kept) if isinstance(kept, bytes) else None
+
+    async def settle(self, record_key: str, held: Held, costs: Sequence[int], check_id: str) -> bool:
+        """Settles a check, once (port ``CounterStore``)."""
+        missing = [
+            before if isinstance(counter.limit.algorithm, Concurrency) else after - before
+            for counter, before, after in zip(held.counters, held.costs, costs, strict=True)
+        ]
+        verdict = await self._submit(
+            held.counters, missing, check_id, Step.SETTLE, Record(record_key), held.charged_at_us
+        )
+        return verdict.admitted
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
@@ -100,10 +130,17 @@ class RedisStore:
                 self._ledger.note(charge.counter_key, charge.period_start_us, charge.used, charge.at_us)
 
     def _submit(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, step: Step
+        self,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        step: Step,
+        record: Record | None = None,
+        charged_us: int = 0,
     ) -> asyncio.Future[Verdict]:
         loop = asyncio.get_running_loop()
         ask = Ask(counters, costs, check_id, loop.create_future(), step)
+        ask.record, ask.charged_us = record, charged_us
         self._put(ask, loop)
         return ask.verdict
 
@@ -140,6 +177,31 @@ class RedisStore:
             return
         ask.seeds = {key: (start_us, end_us, used.get(key, 0)) for key, (start_us, end_us) in periods.items()}
         self._put(ask, asyncio.get_running_loop())
+
+
+class _Reading:
+    """A plain command on its way (a ``Call``)."""
+
+    __slots__ = ("_timer", "reply")
+
+    def __init__(self, timeout_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.reply: asyncio.Future[object] = loop.create_future()
+        self._timer = loop.call_later(timeout_seconds, self.lost, StoreUnavailable("Redis did not answer in time."))
+
+    def answered(self, reply: object) -> None:
+        """Hands the answer over."""
+        if isinstance(reply, Exception):
+            self.lost(StoreUnavailable(f"Redis answered: {reply}"))
+        elif not self.reply.done():
+            self._timer.cancel()
+            self.reply.set_result(reply)
+
+    def lost(self, error: StoreUnavailable) -> None:
+        """Tells who waits."""
+        self._timer.cancel()
+        if not self.reply.done():
+            self.reply.set_exception(error)
 
 
 class _Batch:

@@ -47,6 +47,8 @@ function concurrency.release(s, cost)
   end
 end
 
+function concurrency.refund() end
+
 function concurrency.report(s)
   if s.held == 0 then return 0, 0, 0 end
   local oldest = redis.call('ZRANGEBYSCORE', s.key, SLOTS, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)

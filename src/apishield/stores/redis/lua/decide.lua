@@ -2,7 +2,10 @@
 -- ARGV[1] is msgpack, flat: time (0: the server's), number of checks, then of each check its number of counters and of each
 -- counter the index of its key, the algorithm, the step, the cost and four parameters. The answer is flat too: of each check
 -- 1 admitted, 0 refused or 2 unseeded, and its time; of each counter 1 if it fits, and three numbers of its algorithm.
-local SHADOW, CHARGE_REFUSED, FORCE, RELEASE, RESET, STRIDE = 1, 2, 3, 4, 5, 8
+-- A negative number of counters says that a record stands before them: the index of its key, how long it lives in ms, and its
+-- text, which is kept with the time if the check is admitted; or no text, and then the record is taken away, and where there
+-- is none the check does nothing: whoever takes the record settles, once.
+local SHADOW, CHARGE_REFUSED, FORCE, RELEASE, RESET, REFUND, STRIDE = 1, 2, 3, 4, 5, 6, 8
 local ask, answer, states = cmsgpack.unpack(ARGV[1]), {}, {}
 server_us, spare_ms = ask[1], 60000
 if server_us == 0 then
@@ -11,9 +14,14 @@ if server_us == 0 then
 end
 local position, length = 3, 0
 for _ = 1, ask[2] do
-  local first, last = position + 1, position + ask[position] * STRIDE
+  local size, record, may = ask[position], nil, true
+  if size < 0 then
+    size, record, position = -size, position, position + 3
+    may = ask[record + 3] ~= '' or redis.call('EXISTS', KEYS[ask[record + 1]]) == 1
+  end
+  local first, last = position + 1, position + size * STRIDE
   position = last + 1
-  local now, verdict, fits = server_us, 1, {}
+  local now, verdict, fits = server_us, may and 1 or 0, {}
   for p = first, last, STRIDE do
     local s = states[ask[p]]
     if not s then
@@ -33,11 +41,23 @@ for _ = 1, ask[2] do
       if not fits[p] and ask[p + 2] ~= SHADOW then verdict = 0 end
     end
   end
+  if record and verdict == 1 then
+    local text = ask[record + 3]
+    if text == '' then
+      redis.call('DEL', KEYS[ask[record + 1]])
+    else
+      redis.call('SET', KEYS[ask[record + 1]], cmsgpack.pack({ now, text }), 'PX', ask[record + 2] + spare_ms)
+    end
+  end
   answer[length + 1], answer[length + 2] = verdict, now
   length = length + 2
   for p = first, last, STRIDE do
     local s, cost, fit = states[ask[p]], ask[p + 3], fits[p]
-    if ask[p + 2] == RELEASE then
+    if not may or verdict == 2 then
+      fit = false
+    elseif ask[p + 2] == REFUND then
+      s.algorithm.refund(s, now, cost, ask[p + 7])
+    elseif ask[p + 2] == RELEASE then
       s.algorithm.release(s, cost)
     elseif ask[p + 2] == RESET then
       redis.call('DEL', s.key)
@@ -49,7 +69,7 @@ for _ = 1, ask[2] do
     end
     answer[length + 1] = fit and 1 or 0
     answer[length + 2], answer[length + 3], answer[length + 4] = 0, 0, 0
-    if verdict ~= 2 and ask[p + 2] <= FORCE then
+    if verdict ~= 2 and (ask[p + 2] <= FORCE or ask[p + 2] == REFUND) then
       answer[length + 2], answer[length + 3], answer[length + 4] = s.algorithm.report(s, now, cost, fit)
     end
     length = length + 4

@@ -41,6 +41,12 @@ function fixed_window.penalize(s, now, cost)
   if left > 0 then fixed_window.charge(s, now, math.min(cost, left)) end
 end
 
+function fixed_window.refund(s, now, cost, charged)
+  if s.ends - s.window <= charged and now < s.ends then
+    s.used, s.dirty = math.max(0, s.used - cost), true
+  end
+end
+
 function fixed_window.report(s, now)
   return now < s.ends and s.used or 0, 0, 0
 end

@@ -32,6 +32,12 @@ function quota.penalize(s, now, cost)
   if s.used < s.requests then quota.charge(s, now, math.min(cost, s.requests - s.used)) end
 end
 
+function quota.refund(s, now, cost, charged)
+  if s.starts <= charged and now < s.ends then
+    s.used, s.dirty = math.max(0, s.used - cost), true
+  end
+end
+
 function quota.report(s)
   return s.used, s.starts, s.ends
 end

@@ -64,6 +64,32 @@ function sliding_window.penalize(s, now, cost)
   end
 end
 
+-- Takes units back from the entry of the slot that was charged, if it is still there.
+function sliding_window.refund(s, now, cost, charged)
+  forget(s, now)
+  local width = math.ceil(s.window / 1000)
+  local slot, index = math.floor(charged / width), 0
+  if s.last_cost > 0 and math.floor(s.last / width) == slot then
+    local taken = math.min(cost, s.last_cost)
+    s.last_cost, s.total, s.dirty = s.last_cost - taken, s.total - taken, true
+    return
+  end
+  while index < s.count do
+    local list, count = entries(s, index, CHUNK)
+    for i = 0, count - 1 do
+      local when, units = list[2 * i + 1], list[2 * i + 2]
+      if math.floor(when / width) == slot then
+        local taken = math.min(cost, units)
+        s.total, s.dirty = s.total - taken, true
+        if taken == units then return remove(s, index + i) end
+        redis.call('SETRANGE', s.key, at(s, index + i), struct.pack(ENTRY, when, units - taken))
+        return
+      end
+    end
+    index = index + count
+  end
+end
+
 -- When the entry leaves that makes room for `cost`; 0 where that never happens.
 local function first_fit(s, cost)
   if cost > s.requests then return 0 end

@@ -58,6 +58,18 @@ function token_bucket.penalize(s, now, cost)
   s.used, s.part, s.seen, s.dirty = used + cost, part, now, true
 end
 
+-- Gives back what the refill since the charge has not given back already.
+function token_bucket.refund(s, now, cost, charged)
+  local used, part = missing(s, now)
+  local whole, rest = multiply_and_divide(math.max(0, now - charged), s.requests, s.window)
+  if whole < cost then
+    used, part = used - (cost - whole), part + rest
+    if part >= s.window then used, part = used + 1, part - s.window end
+    if used < 0 then used, part = 0, 0 end
+  end
+  s.used, s.part, s.seen, s.dirty = used, part, now, true
+end
+
 function token_bucket.report(s, now)
   local used, part = missing(s, now)
   return used, part, 0

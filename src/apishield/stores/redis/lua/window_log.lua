@@ -32,6 +32,14 @@ local function drop(s, list, n)
   s.head, s.count, s.oldest = s.head + n, s.count - n, list[2 * n + 1] or 0
 end
 
+-- Takes the index-th entry out; those before it move up.
+local function remove(s, index)
+  if index == 0 then return drop(s, (entries(s, 0, 2)), 1) end
+  local older = redis.call('GETRANGE', s.key, at(s, 0), at(s, index) - 1)
+  redis.call('SETRANGE', s.key, at(s, 1), older)
+  s.head, s.count = s.head + 1, s.count - 1
+end
+
 local function forget(s, now)
   local horizon = now - s.window
   if s.last_cost + s.count > 0 and s.last <= horizon then
