@@ -172,3 +172,19 @@ async def test_an_override_names_one_address_as_it_is_counted(plane: ControlPlan
 async def test_a_method_that_is_given_twice_counts_once(plane: ControlPlane) -> None:
     draft = msgspec.structs.replace(SEARCH, match=Match(methods=("GET", "POST", "GET")))
     assert (await plane.policies.create(await plane.owner(), draft)).match.methods == ("GET", "POST")
+
+
+async def test_overrides_have_a_ceiling_over_all_policies_of_the_tenant(plane: ControlPlane) -> None:
+    small = ControlPlane(plane.database, plane.clock, ceilings=Ceilings(overrides=3))
+    owner = await small.owner()
+    first = await small.policies.create(owner, SEARCH)
+    with pytest.raises(ProblemError, match="may have 3 overrides and has 2 besides") as caught:
+        await small.policies.create(owner, msgspec.structs.replace(SEARCH, name="second"))
+    assert caught.value.code == "ceiling_reached"
+    second = await small.policies.create(
+        owner, msgspec.structs.replace(SEARCH, name="second", overrides=SEARCH.overrides[:1])
+    )
+    with pytest.raises(ProblemError, match="besides"):
+        await small.policies.update(owner, second.id, PolicyChanges(overrides=SEARCH.overrides))
+    await small.policies.update(owner, first.id, PolicyChanges(overrides=SEARCH.overrides[:1]))
+    await small.policies.update(owner, second.id, PolicyChanges(overrides=SEARCH.overrides))

@@ -24,6 +24,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     keys: int = 100_000
     customers: int = 100_000
     policies: int = 1_000
+    overrides: int = 20_000
     endpoints: int = 5_000
     blocks: int = 100_000
     tokens: int = 100
@@ -78,8 +79,13 @@ def not_found(what: str, object_id: str) -> ProblemError:
     return ProblemError("not_found", f"There is no {what} {object_id[:64]!a}.")
 
 
-def refuse_over(ceiling: int, what: str) -> ProblemError:
-    """422 for a ceiling that is reached."""
+def refuse_over(ceiling: int, what: str, *, has: int | None = None) -> ProblemError:
+    """422 for a ceiling that is reached, or, where the tenant ``has`` fewer and wants several more, that would be passed."""
+    if has is not None:
+        return ProblemError(
+            "ceiling_reached",
+            f"The tenant may have {ceiling:,} {what} and has {has:,} besides these. Ask the operator for more.",
+        )
     return ProblemError(
         "ceiling_reached",
         f"The tenant has {ceiling:,} {what}, which is the most it may have. Ask the operator for more.",

@@ -63,7 +63,7 @@ class PolicyService(Service):
             policy = Policy(
                 id=tx.new_id("pol"), tenant_id=tenant.id, created_at_us=tx.now_us, updated_at_us=tx.now_us, **fields
             )
-            policy = await _checked(tx, policy, None)
+            policy = await self._checked(tx, policy, None)
             if await tx.policies.count(tenant.id, at_most=self._ceilings.policies) >= self._ceilings.policies:
                 raise refuse_over(self._ceilings.policies, "policies")
             await tx.policies.insert(tenant.id, policy)
@@ -88,7 +88,7 @@ class PolicyService(Service):
             tenant = await hold_tenant(tx, actor)
             before = await _existing(tx, tenant.id, policy_id)
             after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **given(changes))
-            after = await _checked(tx, after, before)
+            after = await self._checked(tx, after, before)
             if any(getattr(after, name) != getattr(before, name) for name in _DECIDING):
                 await tx.shadow.forget(tenant.id, policy_id)
             await tx.policies.replace(tenant.id, after)
@@ -109,25 +109,28 @@ class PolicyService(Service):
             shown = Audited(self._secrets).policy(policy)
             await tx.audit.record(actor, action="policy.deleted", target=policy_id, before=shown)
 
+    async def _checked(self, tx: UnitOfWork, policy: Policy, previous: Policy | None) -> Policy:
+        """The policy in its one spelling, its limits with their id: changed numbers keep their state, an override's too."""
+        limit_id = previous.limit.id if previous else tx.new_id("lim")
+        policy = policy_checks.checked(_named(policy, limit_id))
+        other = await tx.policies.by_name(policy.tenant_id, policy.name)
+        if other is not None and other.id != policy.id:
+            raise ProblemError(
+                "conflict",
+                f"The policy {other.id} has the name {policy.name!r}. Change that one, or give another name.",
+                faults=[Fault("/name", f"is {other.id}'s")],
+            )
+        if len(policy.overrides) > (len(previous.overrides) if previous else 0):
+            others = await tx.policies.overrides_besides(policy.tenant_id, policy.id)
+            if others + len(policy.overrides) > self._ceilings.overrides:
+                raise refuse_over(self._ceilings.overrides, "overrides", has=others)
+        return policy
+
 
 async def _existing(tx: UnitOfWork, tenant_id: str, policy_id: str) -> Policy:
     policy = await tx.policies.get(tenant_id, policy_id)
     if policy is None:
         raise not_found("policy", policy_id)
-    return policy
-
-
-async def _checked(tx: UnitOfWork, policy: Policy, previous: Policy | None) -> Policy:
-    """The policy in its one spelling, its limits with their id: changed numbers keep their state, an override's too."""
-    limit_id = previous.limit.id if previous else tx.new_id("lim")
-    policy = policy_checks.checked(_named(policy, limit_id))
-    other = await tx.policies.by_name(policy.tenant_id, policy.name)
-    if other is not None and other.id != policy.id:
-        raise ProblemError(
-            "conflict",
-            f"The policy {other.id} has the name {policy.name!r}. Change that one, or give another name.",
-            faults=[Fault("/name", f"is {other.id}'s")],
-        )
     return policy
 
 

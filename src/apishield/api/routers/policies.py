@@ -36,7 +36,7 @@ async def get_policy(policy_id: PolicyId, actor: CurrentActor, runtime: CurrentR
     return PolicyOut.of(await runtime.policies.get(actor, policy_id))
 
 
-@router.patch("/v1/policies/{policy_id}", responses=errors("conflict", "invalid_limit"))
+@router.patch("/v1/policies/{policy_id}", responses=errors("conflict", "invalid_limit", "ceiling_reached"))
 @permit(Permission.POLICIES_WRITE)
 async def update_policy(
     policy_id: PolicyId, body: PolicyChanges, actor: CurrentActor, runtime: CurrentRuntime

@@ -1,11 +1,11 @@
-"""Where the two databases differ in statements: inserting or updating in one."""
+"""Where the two databases differ in statements: inserting or updating in one, looking into JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import JSON, Column, ColumnElement, Table, Text, cast, func, type_coerce
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
@@ -27,3 +27,9 @@ def upsert(
     return statement.on_conflict_do_update(
         index_elements=list(key), set_=values(new), where=None if where is None else where(new)
     )
+
+
+def array_length(connection: AsyncConnection, column: Column[Any]) -> ColumnElement[int]:
+    """How many items the list has that is kept in a column as JSON."""
+    text = type_coerce(column, Text)
+    return func.json_array_length(cast(text, JSON) if connection.dialect.name == "postgresql" else text)

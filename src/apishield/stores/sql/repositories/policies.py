@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from apishield.core.records import Policy
+from apishield.stores.sql.dialects import array_length
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.repositories.base import TenantRepository
 from apishield.stores.sql.tables import policies
@@ -24,3 +25,9 @@ class PoliciesRepository(TenantRepository[Policy]):
         """The policy of this name."""
         found = await self._all(select(policies).where(*self._where(tenant_id, policies.c.name == name)))
         return found[0] if found else None
+
+    async def overrides_besides(self, tenant_id: str, policy_id: str) -> int:
+        """How many overrides all of the tenant's policies but this one have."""
+        others = self._where(tenant_id, policies.c.id != policy_id)
+        length = array_length(self._connection, policies.c.overrides)
+        return int(await self._connection.scalar(select(func.sum(length)).where(*others)) or 0)
