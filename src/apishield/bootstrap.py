@@ -29,6 +29,7 @@ from apishield.services.policies import PolicyService
 from apishield.services.reports import ReportService
 from apishield.services.secret_check import check_secret
 from apishield.services.secrets import Secrets
+from apishield.services.settlement import SettlementService
 from apishield.services.shadow import forget_old
 from apishield.services.snapshot import Snapshot
 from apishield.services.tenants import TenantService
@@ -130,7 +131,8 @@ class Runtime:
             snapshot_max_age_us=settings.snapshot_max_age_seconds * SECOND_US,
             observe_store=self.metrics.store_seconds.observe,
         )
-        self.reports = ReportService(ids, clock, self.metrics)
+        self.settlement = SettlementService(self.store, ids)
+        self.reports = ReportService(ids, self.settlement, clock, self.metrics)
         self.tenants = TenantService(database, secrets, entropy=entropy)
         self.tokens = TokenService(database, secrets, entropy=entropy)
         self.keys = KeyService(database, secrets, entropy=entropy)

@@ -10,6 +10,7 @@ from apishield.core.model import MAX_UNITS
 from apishield.core.records import Environment, Metadata
 
 Cost = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
+SettleWithin = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
@@ -17,7 +18,8 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=F
     """The question, as ``POST /v1/check`` and the gateways ask it. All fields are optional.
 
     ``cost`` is a number of requests, or units by name (``{"requests": 1, "tokens": 900}``); 0 only looks. Where it is
-    absent the check costs what its endpoint says, else 1.
+    absent the check costs what its endpoint says, else 1. With ``reserve`` it is an estimate, which a report settles within
+    ``settle_within_seconds``.
     """
 
     api_key: str | None = None
@@ -30,6 +32,8 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=F
     country: str | None = None
     attributes: dict[str, str] | None = None
     require_key: bool | None = None
+    reserve: bool = False
+    settle_within_seconds: SettleWithin = 3600
 
 
 class KeyView(msgspec.Struct, frozen=True):

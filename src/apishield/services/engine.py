@@ -15,16 +15,17 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from apishield.core.abuse_detector.addresses import Address, parse_address, within
+from apishield.core.counter_keys import record_key
 from apishield.core.decision import CheckRequest, Decision, Denial
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.endpoints import METHODS, CatalogueEntry
 from apishield.core.key_manager import lifecycle
 from apishield.core.key_manager.format import inspect
 from apishield.core.key_manager.scopes import default_scope, satisfies
-from apishield.core.model import MAX_UNITS, SECOND_US, Counter, Outcome, Verdict
+from apishield.core.model import MAX_UNITS, SECOND_US, Concurrency, Counter, Outcome, Verdict
 from apishield.core.paths import BadPathError, normalise
 from apishield.core.policies import Facts, Meter
-from apishield.core.ports import Clock, CounterStore
+from apishield.core.ports import Clock, CounterStore, Hold
 from apishield.core.records import Environment, KeyKind
 from apishield.core.rendering import Rendered, render
 from apishield.errors import PROBLEMS, StoreUnavailable
@@ -180,10 +181,12 @@ class Engine:
         if not asked.counters:
             return self._answer(asked, _NOTHING, now_us)
         costs = _costs(request.cost, asked)
-        if asked.takes_slots:
-            asked.check_id = self._ids.make(view.tenant.id, now_us)  # names the slot that is taken
+        hold: Hold | None = None
+        if asked.takes_slots or request.reserve:
+            asked.check_id = self._ids.make(view.tenant.id, now_us, held=True)  # names the slots and the record
+            hold = _hold(asked, request)
         try:
-            verdict = self._store.decide(asked.counters, costs, asked.check_id)
+            verdict = self._store.decide(asked.counters, costs, asked.check_id, hold)
         except StoreUnavailable:
             return self._refuse(asked, _STORE_GONE, now_us)
         if isinstance(verdict, Verdict):
@@ -377,6 +380,16 @@ def _needed_scopes(request: CheckRequest, endpoint: CatalogueEntry | None, metho
             return request.scopes
         return () if method is None else (default_scope(method),)
     return (*required, *request.scopes) if request.scopes else required
+
+
+def _hold(asked: _Asked, request: CheckRequest) -> Hold:
+    """What is kept of the check, so that its slots are freed or its estimate settled, on whatever node."""
+    seconds = request.settle_within_seconds if request.reserve else 1
+    for meter in asked.meters:
+        if isinstance(meter.limit.algorithm, Concurrency):
+            seconds = max(seconds, -(-meter.limit.algorithm.timeout_us // SECOND_US))
+    key = record_key(asked.view.tenant.id, asked.check_id)
+    return Hold(key, seconds, tuple(meter.cost for meter in asked.meters), request.reserve)
 
 
 def _costs(cost: int | Mapping[str, int] | None, asked: _Asked) -> Sequence[int]:

@@ -1,17 +1,22 @@
 """What became of decisions: status, latency and bytes, told afterwards by middleware, gateways and SDKs.
 
 A report is believed only with a decision id that was made for the same tenant (its MAC says so), within 24 hours, and once.
+One with a cost settles what the check reserved; one about a check that holds slots frees them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 
+from apishield.core.decision import Cost, Name
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.ports import Clock
+from apishield.errors import StoreUnavailable
+from apishield.services.settlement import Settled, SettlementService
 
 MAX_REPORTS = 1000
 MAX_AGE_MS = 24 * 3600 * 1000
@@ -25,13 +30,14 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Annotated[int, msgspec.Meta(ge=100, le=599)]
     latency_ms: Annotated[float, msgspec.Meta(ge=0, le=86_400_000)]
     bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] | None = None
+    cost: Cost | dict[Name, Cost] | None = None
 
 
 class Rejection(msgspec.Struct, frozen=True):
     """Why one event was not taken; ``index`` is its place in the request."""
 
     index: int
-    code: Literal["bad_request", "decision_unknown", "report_too_old"]
+    code: Literal["bad_request", "decision_unknown", "report_too_old", "not_reserved", "store_unavailable"]
     message: str
 
 
@@ -41,6 +47,15 @@ class Receipt(msgspec.Struct, frozen=True):
     accepted: int
     duplicates: int
     rejected: list[Rejection]
+
+
+_NEW: Final = "new"
+_AGAIN: Final = "again"
+_SETTLES: Final = "settles"
+_SETTLES_AGAIN: Final = "settles again"  # its result was told before, its cost perhaps not
+_NOW_SETTLED: Final = "now settled"
+_Outcome = Literal["new", "again", "settles", "settles again", "now settled"] | Rejection
+_NOT_RESERVED: Final = 'The check reserved nothing, so its cost can\'t be settled. Ask it with "reserve": true.'
 
 
 class ResultObserver(Protocol):
@@ -54,37 +69,68 @@ class ResultObserver(Protocol):
 class ReportService:
     """Takes reports. Remembers which decisions of the last 24 hours were reported, to this process."""
 
-    def __init__(self, ids: DecisionIds, clock: Clock, observer: ResultObserver) -> None:
+    def __init__(self, ids: DecisionIds, settlement: SettlementService, clock: Clock, observer: ResultObserver) -> None:
         self._ids = ids
+        self._settlement = settlement
         self._clock = clock
         self._observer = observer
         self._seen: dict[tuple[int, int], None] = {}
 
-    def take(self, tenant_id: str, reports: Sequence[Report | str]) -> Receipt:
+    async def take(self, tenant_id: str, reports: Sequence[Report | str]) -> Receipt:
         """Takes ``reports`` of a tenant; a text in place of one says why it could not be read."""
-        accepted = duplicates = 0
-        rejected: list[Rejection] = []
-        now_ms = self._clock() // 1000
-        for index, report in enumerate(reports):
-            if isinstance(report, str):
-                rejected.append(Rejection(index, "bad_request", report))
-                continue
-            reference = self._ids.read(report.decision_id, tenant_id)
-            if reference is None:
-                message = "There is no such decision of this tenant."
-                rejected.append(Rejection(index, "decision_unknown", message))
-                continue
-            if now_ms - reference.at_ms > MAX_AGE_MS:
-                message = "The decision is older than 24 hours; its books are closed."
-                rejected.append(Rejection(index, "report_too_old", message))
-                continue
-            if (reference.spool, reference.sequence) in self._seen:
-                duplicates += 1
-                continue
-            self._remember(reference.spool, reference.sequence)
-            self._observer.observe_result(report.status, report.latency_ms / 1000)
-            accepted += 1
-        return Receipt(accepted, duplicates, rejected)
+        taken = [self._read(tenant_id, index, report) for index, report in enumerate(reports)]
+        settling = [
+            self._settle(tenant_id, index, report, told=taken[index] == _SETTLES_AGAIN)
+            for index, report in enumerate(reports)
+            if not isinstance(report, str) and taken[index] in {_SETTLES, _SETTLES_AGAIN}
+        ]
+        for index, outcome in await asyncio.gather(*settling):
+            taken[index] = outcome
+        for report, outcome in zip(reports, taken, strict=True):
+            if outcome == _NEW and not isinstance(report, str):
+                self._observer.observe_result(report.status, report.latency_ms / 1000)
+        return Receipt(
+            accepted=taken.count(_NEW) + taken.count(_NOW_SETTLED),
+            duplicates=taken.count(_AGAIN),
+            rejected=[outcome for outcome in taken if isinstance(outcome, Rejection)],
+        )
+
+    def _read(self, tenant_id: str, index: int, report: Report | str) -> _Outcome:
+        """What can be said of a report without the store."""
+        if isinstance(report, str):
+            return Rejection(index, "bad_request", report)
+        reference = self._ids.read(report.decision_id, tenant_id)
+        if reference is None:
+            return Rejection(index, "decision_unknown", "There is no such decision of this tenant.")
+        if self._clock() // 1000 - reference.at_ms > MAX_AGE_MS:
+            return Rejection(index, "report_too_old", "The decision is older than 24 hours; its books are closed.")
+        if report.cost is not None and not reference.held:
+            return Rejection(index, "not_reserved", _NOT_RESERVED)
+        place = (reference.spool, reference.sequence)
+        told = place in self._seen
+        self._remember(*place)
+        if reference.held and (report.cost is not None or not told):
+            return _SETTLES_AGAIN if told else _SETTLES  # how often the cost is told is for the record to say
+        return _AGAIN if told else _NEW
+
+    async def _settle(self, tenant_id: str, index: int, report: Report, *, told: bool) -> tuple[int, _Outcome]:
+        units = {"requests": report.cost} if isinstance(report.cost, int) else report.cost
+        try:
+            settled = await self._settlement.settle(tenant_id, report.decision_id, units)
+        except StoreUnavailable as error:
+            self._forget(tenant_id, report.decision_id)
+            return index, Rejection(index, "store_unavailable", f"Nothing was settled; report it again. {error}")
+        if settled is Settled.NOT_RESERVED:
+            self._forget(tenant_id, report.decision_id)
+            return index, Rejection(index, "not_reserved", _NOT_RESERVED)
+        if settled is Settled.BEFORE and units is not None:
+            return index, _AGAIN
+        return index, _NOW_SETTLED if told else _NEW
+
+    def _forget(self, tenant_id: str, decision_id: str) -> None:
+        reference = self._ids.read(decision_id, tenant_id)
+        if reference is not None:
+            self._seen.pop((reference.spool, reference.sequence), None)
 
     def _remember(self, spool: int, sequence: int) -> None:
         self._seen[spool, sequence] = None

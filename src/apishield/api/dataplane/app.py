@@ -24,7 +24,7 @@ from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
 from apishield.api.problems import MEDIA_TYPE, problem_document
 from apishield.bootstrap import Runtime
 from apishield.core.decision import CheckRequest, Decision
-from apishield.errors import ProblemError
+from apishield.errors import ProblemError, StoreUnavailable
 from apishield.services.reports import MAX_REPORTS, Report
 from apishield.services.snapshot import TenantView
 
@@ -32,6 +32,7 @@ log = structlog.get_logger("apishield.dataplane")
 
 MAX_CHECKS = 1000
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
+_RELEASE = re.compile(r"/v1/decisions/([0-9a-z_]{1,64})/release")
 _JSON = (b"content-type", b"application/json")
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -86,6 +87,7 @@ class DataPlane:
         self._control_plane = control_plane
         self._engine = runtime.engine
         self._reports = runtime.reports
+        self._settlement = runtime.settlement
         self._access = Access(runtime.snapshot, runtime.usage, runtime.clock)
         self._observe = runtime.metrics.observe_check
         self._gateways = Gateways(self._engine, self._access)
@@ -121,10 +123,14 @@ class DataPlane:
         await send({"type": "http.response.body", "body": answer.body})
 
     def _route(self, scope: Scope) -> Direct | None:
-        if not scope["path"].startswith(ENVOY_PREFIX + "/"):
-            return self._routes.get((scope["method"], scope["path"]))
-        method, path = scope["method"], scope["raw_path"].decode("latin-1").removeprefix(ENVOY_PREFIX)
-        return lambda headers, _body: self._gateways.envoy(method, path, headers)
+        method, path = scope["method"], scope["path"]
+        route = self._routes.get((method, path))
+        if route is None and path.startswith(ENVOY_PREFIX + "/"):
+            original = scope["raw_path"].decode("latin-1").removeprefix(ENVOY_PREFIX)
+            return lambda headers, _body: self._gateways.envoy(method, original, headers)
+        if route is None and method == "POST" and (found := _RELEASE.fullmatch(path)) is not None:
+            return lambda headers, body: self._release(headers, body, found.group(1))
+        return route
 
     # --- POST /v1/check -----------------------------------------------------------------------------------------------
 
@@ -222,13 +228,26 @@ class DataPlane:
                 reports.append(decode(_report_decoder, bytes(raw)))
             except ProblemError as error:
                 reports.append(error.detail)
-        receipt = self._reports.take(view.tenant.id, reports)
+        receipt = await self._reports.take(view.tenant.id, reports)
         return Answer(202, [_JSON, self._request_id(asked, None)], _encode(receipt))
+
+    def _release(self, headers: Headers, body: bytes, decision_id: str) -> Awaitable[Answer]:
+        """``POST /v1/decisions/{id}/release``: frees slots and gives the whole charge back."""
+
+        async def release(asked: _Asked, view: TenantView, _body: bytes) -> Answer:
+            if not self._settlement.knows(view.tenant.id, decision_id):
+                raise ProblemError("not_found", "There is no such decision.")
+            released = await self._settlement.release(view.tenant.id, decision_id)
+            return Answer(200, [_JSON, self._request_id(asked, None)], _encode({"released": released}))
+
+        return self._later(_Asked(headers), body, f"/v1/decisions/{decision_id}/release", release)
 
     # --- what went wrong ----------------------------------------------------------------------------------------------
 
     def _failure(self, error: Exception, asked: _Asked, path: str) -> Answer:
         """A problem; one that was not meant goes to the log, and tells nothing of the inside."""
+        if isinstance(error, StoreUnavailable):
+            error = ProblemError("store_unavailable", "The counters can't be reached. Nothing was done; try again.")
         if isinstance(error, ProblemError):
             return self._problem(error, asked, path)
         asked.request_id = self._request_id(asked, None)[1]

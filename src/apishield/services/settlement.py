@@ -1,0 +1,72 @@
+"""Settles what checks reserved: the true cost instead of the estimate, slots freed, or the whole charge given back.
+
+A decision's id says whether a record is kept, so one that has none costs no trip to the store. The record is taken by whoever
+settles first; a later attempt, on whatever node, finds nothing. What nobody settles stays charged.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from apishield.core.counter_keys import record_key
+from apishield.core.decision_ids import DecisionIds
+from apishield.core.model import MAX_UNITS, Counter, Mode
+from apishield.core.ports import CounterStore, Held
+
+
+class Settled(Enum):
+    """What became of an attempt to settle."""
+
+    NOW = auto()
+    BEFORE = auto()  # by somebody else, or its time is over
+    NOT_RESERVED = auto()
+
+
+class SettlementService:
+    """Over the store of the counters. Its calls raise ``StoreUnavailable`` where that can't be reached."""
+
+    def __init__(self, store: CounterStore, ids: DecisionIds) -> None:
+        self._store = store
+        self._ids = ids
+
+    async def settle(self, tenant_id: str, decision_id: str, units: dict[str, int] | None) -> Settled:
+        """Settles a decision of the tenant at ``units``; those that are not named stay as estimated.
+
+        ``None`` settles no cost and frees its slots.
+        """
+        key = record_key(tenant_id, decision_id)
+        held = await self._store.held(key)
+        if held is None:
+            return Settled.BEFORE
+        if units is not None and not held.settles:
+            return Settled.NOT_RESERVED
+        if units is None and held.settles:
+            return Settled.NOW  # told without a cost: the estimate stands, and may still be settled
+        costs = [
+            _cost(counter, before, factor, units or {})
+            for counter, before, factor in zip(held.counters, held.costs, held.factors, strict=True)
+        ]
+        return await self._take(key, held, costs, decision_id)
+
+    def knows(self, tenant_id: str, decision_id: str) -> bool:
+        """Whether the decision was made for the tenant; costs no I/O."""
+        return self._ids.read(decision_id, tenant_id) is not None
+
+    async def release(self, tenant_id: str, decision_id: str) -> bool:
+        """Gives back the whole charge of a decision of the tenant, and its slots. Returns whether there was anything."""
+        key = record_key(tenant_id, decision_id)
+        held = await self._store.held(key)
+        if held is None:
+            return False
+        return await self._take(key, held, [0] * len(held.counters), decision_id) is Settled.NOW
+
+    async def _take(self, key: str, held: Held, costs: list[int], decision_id: str) -> Settled:
+        return Settled.NOW if await self._store.settle(key, held, costs, decision_id) else Settled.BEFORE
+
+
+def _cost(counter: Counter, before: int, factor: int, units: dict[str, int]) -> int:
+    """What ``counter`` is charged in the end. Shadow limits, which may not have been charged, keep their estimate."""
+    unit = counter.limit.unit
+    if unit not in units or counter.limit.mode is Mode.SHADOW:
+        return before
+    return min(units[unit] * factor, MAX_UNITS)

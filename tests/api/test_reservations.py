@@ -1,0 +1,165 @@
+"""Reserve and settle, slots and release: the true cost counts in the end, once, on both stores and from every node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, SlidingWindow, TokenBucket
+from apishield.services.key_drafts import KeyDraft
+from tests.support.clock import ManualClock
+from tests.support.node import Node, Tenant, running_node
+
+HOUR_US = 3600 * SECOND_US
+
+
+@pytest_asyncio.fixture(params=["memory", "redis"])
+async def node(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Node]:
+    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
+    async with running_node(tmp_path, clock, redis_url=redis_url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def tenant(node: Node) -> Tenant:
+    return await node.tenant()
+
+
+async def _key(tenant: Tenant, *limits: Limit, quotas: tuple[Limit, ...] = ()) -> str:
+    draft = KeyDraft(name="k", scopes=("read",), rate_limits=limits, quotas=quotas)
+    return (await tenant.node.runtime.keys.create(tenant.owner, draft))[1]
+
+
+def _tokens(requests: int) -> Limit:
+    return Limit(id="", name="tokens", algorithm=SlidingWindow(requests, HOUR_US), unit="tokens")
+
+
+async def _report(tenant: Tenant, decision: dict[str, Any], **more: Any) -> dict[str, Any]:
+    event = {"decision_id": decision["decision_id"], "status": 200, "latency_ms": 5, **more}
+    response = await tenant.post("/v1/report", {"events": [event]})
+    assert response.status_code == 202, response.text
+    receipt: dict[str, Any] = response.json()
+    return receipt
+
+
+async def _remaining(tenant: Tenant, key: str) -> dict[str, int]:
+    peek = await tenant.check(api_key=key, cost=0)
+    return {limit["name"]: limit["remaining"] for limit in peek["limits"]}
+
+
+async def test_what_was_reserved_too_much_comes_back_and_requests_stay(tenant: Tenant) -> None:
+    requests = Limit(id="", name="requests", algorithm=TokenBucket(1, HOUR_US, 10))
+    key = await _key(tenant, _tokens(1000), requests)
+    decision = await tenant.check(api_key=key, cost={"requests": 1, "tokens": 900}, reserve=True)
+    assert await _remaining(tenant, key) == {"tokens": 100, "requests": 9}
+    assert await _report(tenant, decision, cost={"tokens": 250}) == {"accepted": 1, "duplicates": 0, "rejected": []}
+    assert await _remaining(tenant, key) == {"tokens": 750, "requests": 9}
+
+
+async def test_what_was_reserved_too_little_is_charged_past_the_limit(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    decision = await tenant.check(api_key=key, cost={"tokens": 100}, reserve=True)
+    await _report(tenant, decision, cost={"tokens": 1400})
+    assert await _remaining(tenant, key) == {"tokens": 0}
+    refused = await tenant.check(api_key=key, cost={"tokens": 1})
+    assert refused["code"] == "rate_limited"
+
+
+async def test_it_is_settled_once_however_often_it_is_told(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
+    receipts = await asyncio.gather(*(_report(tenant, decision, cost={"tokens": 100}) for _ in range(8)))
+    assert sum(receipt["accepted"] for receipt in receipts) == 1
+    assert sum(receipt["duplicates"] for receipt in receipts) == 7
+    assert await _remaining(tenant, key) == {"tokens": 900}
+
+
+async def test_a_cost_may_follow_a_report_without_one(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
+    assert (await _report(tenant, decision))["accepted"] == 1
+    assert await _remaining(tenant, key) == {"tokens": 500}  # nobody has settled it: the estimate stands
+    assert (await _report(tenant, decision, cost={"tokens": 10}))["accepted"] == 1
+    assert await _remaining(tenant, key) == {"tokens": 990}
+    assert (await _report(tenant, decision))["duplicates"] == 1
+
+
+async def test_a_cost_without_a_reservation_is_refused(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    decision = await tenant.check(api_key=key, cost={"tokens": 500})
+    rejected = (await _report(tenant, decision, cost={"tokens": 1}))["rejected"]
+    assert [each["code"] for each in rejected] == ["not_reserved"]
+    assert await _remaining(tenant, key) == {"tokens": 500}
+
+
+async def test_a_reservation_that_nobody_settles_in_time_stays_charged(tmp_path: Path, clock: ManualClock) -> None:
+    # In memory: on Redis the record's time to live is the server's, which no test moves.
+    async with running_node(tmp_path, clock) as node:
+        tenant = await node.tenant()
+        key = await _key(tenant, _tokens(1000))
+        decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True, settle_within_seconds=60)
+        clock.advance(60)
+        assert (await _report(tenant, decision, cost={"tokens": 1}))["duplicates"] == 1
+        assert await _remaining(tenant, key) == {"tokens": 500}
+
+
+async def test_a_refused_check_reserves_nothing(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(10))
+    decision = await tenant.check(api_key=key, cost={"tokens": 11}, reserve=True)
+    assert not decision["allowed"]
+    await _report(tenant, decision, cost={"tokens": 5})
+    assert await _remaining(tenant, key) == {"tokens": 10}
+
+
+async def test_a_quota_settles_too(tenant: Tenant) -> None:
+    key = await _key(tenant, quotas=(Limit(id="", name="monthly", algorithm=Quota(1000), unit="tokens"),))
+    decision = await tenant.check(api_key=key, cost={"tokens": 900}, reserve=True)
+    await _report(tenant, decision, cost={"tokens": 200})
+    assert await _remaining(tenant, key) == {"monthly": 800}
+
+
+async def test_slots_are_freed_by_the_report_or_by_hand(tenant: Tenant) -> None:
+    key = await _key(tenant, Limit(id="", name="parallel", algorithm=Concurrency(2, HOUR_US)))
+    first, second, third = [await tenant.check(api_key=key) for _ in range(3)]
+    assert [each["allowed"] for each in (first, second, third)] == [True, True, False]
+    assert third["code"] == "concurrency_exceeded"
+    await _report(tenant, first)
+    fourth = await tenant.check(api_key=key)
+    assert fourth["allowed"]
+    for released in (True, False):
+        response = await tenant.post(f"/v1/decisions/{second['decision_id']}/release", {})
+        assert (response.status_code, response.json()) == (200, {"released": released})
+    assert (await tenant.check(api_key=key))["allowed"]
+
+
+async def test_a_release_gives_the_whole_charge_back(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
+    assert (await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})).json() == {"released": True}
+    assert await _remaining(tenant, key) == {"tokens": 1000}
+    assert (await _report(tenant, decision, cost={"tokens": 400}))["duplicates"] == 1
+    plain = await tenant.check(api_key=key, cost={"tokens": 1})
+    assert (await tenant.post(f"/v1/decisions/{plain['decision_id']}/release", {})).json() == {"released": False}
+
+
+async def test_nobody_settles_or_releases_for_another_tenant(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
+    stranger = await tenant.node.tenant("Stranger")
+    assert (await stranger.post(f"/v1/decisions/{decision['decision_id']}/release", {})).status_code == 404
+    rejected = (await _report(stranger, decision, cost={"tokens": 0}))["rejected"]
+    assert rejected[0]["code"] == "decision_unknown"
+    assert (await tenant.post("/v1/decisions/dec_invented/release", {})).status_code == 404
+    assert await _remaining(tenant, key) == {"tokens": 500}
+
+
+@pytest.mark.parametrize("field", [{"settle_within_seconds": 0}, {"settle_within_seconds": 86_401}, {"reserve": "yes"}])
+async def test_a_reservation_that_can_t_be_is_a_fault_of_its_field(tenant: Tenant, field: dict[str, Any]) -> None:
+    response = await tenant.post("/v1/check", field)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/" + next(iter(field))
