@@ -6,10 +6,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.processes import cpu_seconds, pinned
+
+DRAIN_SECONDS = 10
+IDLE_SECONDS = 0.1
 
 
 class Target(NamedTuple):
@@ -45,6 +49,7 @@ def closed_loop(target: Target, connections: int, seconds: int, core: int, work:
     before = _spent(target)
     out = subprocess.run(pinned(core, command), check=True, capture_output=True, text=True).stdout
     server, redis = (now - then for now, then in zip(_spent(target), before, strict=True))
+    _drain(target)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
     total = re.search(r"(\d+) requests in", out)
     if rate is None or total is None:
@@ -79,6 +84,16 @@ def open_loop(target: Target, per_second: float, seconds: int, core: int) -> Loa
         server / said["requests"] * 1e6,
         redis / said["requests"] * 1e6,
     )
+
+
+def _drain(target: Target) -> None:
+    """Waits until the server has done with what nobody waits for any more, so that the next one has the core to itself."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < deadline:
+        before = cpu_seconds(target.server)
+        time.sleep(IDLE_SECONDS)
+        if cpu_seconds(target.server) - before < IDLE_SECONDS / 10:
+            return
 
 
 def _spent(target: Target) -> tuple[float, float]:

@@ -22,6 +22,9 @@ from benchmarks.load import Load, Target, closed_loop, open_loop
 from benchmarks.processes import cores, running_redis
 from benchmarks.table import print_table
 
+BATCH_CONNECTIONS = 8
+"""At most so many batches are under way at once: a client that batches gathers its checks on few connections."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Checks per second of one worker, beside a bare route and its peers.")
@@ -55,16 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         targets += [peer for peer in peers if peer is not None]
         targets = [target for at, target in enumerate(targets) if not at or options.only in target.name]
         for target in targets:  # warms up
-            closed_loop(target, 32, 1, load_core, work)
+            closed_loop(target, BATCH_CONNECTIONS, 1, load_core, work)
         for connections in options.connections:
 
             def closed(target: Target, connections: int = connections) -> Load:
-                return closed_loop(target, connections, options.seconds, load_core, work)
+                at_once = connections if target.checks == 1 else min(connections, BATCH_CONNECTIONS)
+                return closed_loop(target, at_once, options.seconds, load_core, work)
 
             rows = _rounds(f"{connections} connections", targets, options.rounds, closed)
-            _print(f"One worker, {connections} connections, closed loop", rows)
+            _print(f"One worker, {connections} connections (batches: {BATCH_CONNECTIONS}), closed loop", rows)
         half = {target.name: load.per_second / 2 for target, load in rows}
-        singles = [target for target in targets if target.checks == 1]
+        singles = [target for target in targets if target.checks == 1 and half[target.name] >= 1]
         rows = _rounds(
             "half load",
             singles,
