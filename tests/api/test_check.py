@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from apishield.core.model import SECOND_US, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket
+from apishield.core.model import SECOND_US, FixedWindow, Limit, OnStoreFailure, Quota, SlidingWindow, TokenBucket
 from apishield.core.records import KeyKind, Role
 from apishield.services.blocks import BlockDraft
 from apishield.services.customers import CustomerDraft
@@ -17,6 +17,7 @@ from apishield.services.key_drafts import KeyChanges, KeyDraft
 from apishield.services.tenants import TenantChanges
 from tests.support.clock import ManualClock
 from tests.support.node import OPERATOR, Node, Tenant, running_node
+from tests.support.services import RedisServer
 
 MINUTE_US = 60 * SECOND_US
 
@@ -419,3 +420,22 @@ async def test_when_a_key_or_token_was_last_used_is_noted_behind(
         token = await tx.tokens.get(tenant.id, tenant.owner.id)
         assert token is not None
         assert token.last_used_at_us == clock()
+
+
+async def test_a_limit_that_denies_without_its_store_answers_503(
+    tmp_path: Path, clock: ManualClock, redis_server: RedisServer
+) -> None:
+    async with running_node(tmp_path, clock, redis_url=redis_server.url) as node:
+        tenant = await node.tenant()
+        _, denies = await _key(tenant, rate_limits=(_sliding(5, on_store_failure=OnStoreFailure.DENY),))
+        _, goes_on = await _key(tenant, rate_limits=(_sliding(5),))
+        redis_server.stop()
+        try:
+            refused = await tenant.check(api_key=denies, method="GET")
+            assert (refused["code"], refused["status"], refused["degraded"]) == ("store_unavailable", 503, True)
+            assert refused["headers"]["X-APIShield-Degraded"] == "true"
+            answers = [await tenant.check(api_key=goes_on, method="GET") for _ in range(7)]
+            assert [answer["allowed"] for answer in answers] == [True] * 5 + [False] * 2
+            assert all(answer["degraded"] for answer in answers)
+        finally:
+            redis_server.cont()

@@ -22,7 +22,7 @@ from apishield.core.model import (
     TokenBucket,
     Verdict,
 )
-from apishield.core.ports import CounterStore
+from apishield.core.ports import CounterStore, Held, Hold
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores import failover
 from apishield.stores.failover import FailoverStore
@@ -40,11 +40,21 @@ class Primary:
         self.is_gone = False
         self.asked = 0
 
-    async def decide(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "") -> Verdict:
+    async def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
+    ) -> Verdict:
         self.asked += 1
         await self._answer()
-        verdict = self.inner.decide(counters, costs, check_id)
+        verdict = self.inner.decide(counters, costs, check_id, hold)
         return verdict if isinstance(verdict, Verdict) else await verdict
+
+    async def held(self, record_key: str) -> Held | None:
+        await self._answer()
+        return await self.inner.held(record_key)
+
+    async def settle(self, record_key: str, held: Held, costs: Sequence[int], check_id: str) -> bool:
+        await self._answer()
+        return await self.inner.settle(record_key, held, costs, check_id)
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         await self._answer()
@@ -166,6 +176,7 @@ async def test_a_limit_that_denies_refuses_the_whole_check_and_nothing_is_charge
     local, allow = counter(SlidingWindow(5, MINUTE_US)), counter(SlidingWindow(5, MINUTE_US), on=OnStoreFailure.ALLOW)
     deny = counter(SlidingWindow(5, MINUTE_US), on=OnStoreFailure.DENY)
     verdict = await ask(store, local, deny, allow)
+    assert verdict.denied
     assert (verdict.admitted, verdict.degraded) == (False, True)
     assert [outcome.admitted for outcome in verdict.outcomes] == [True, False, True]
     assert (await ask(store, local, cost=0)).outcomes[0].remaining == 5

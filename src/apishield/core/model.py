@@ -116,10 +116,12 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What the store decided about one check: every enforced counter admitted and was charged, or none was.
 
-    ``outcomes`` is parallel to the counters that were asked. ``now_us`` is the store's time at the decision.
+    ``outcomes`` is parallel to the counters that were asked. ``now_us`` is the store's time at the decision. ``denied`` is
+    whether it refuses because the store is gone and some limit denies then, whatever the counters say.
     """
 
     admitted: bool
     now_us: int
     outcomes: list[Outcome]
     degraded: bool = False
+    denied: bool = False

@@ -338,6 +338,9 @@ class Engine:
         return self._conclude(asked, Rendered(denial.code, denial.message, [], [], None, {}), now_us, asked.degraded)
 
     def _answer(self, asked: _Asked, verdict: Verdict, now_us: int) -> Decision:
+        if verdict.denied:
+            asked.degraded = True
+            return self._refuse(asked, _STORE_GONE, now_us)
         rendered = render(asked.meters, verdict, draft=self._draft_headers, legacy=self._legacy_headers)
         if rendered.shadow and verdict.admitted and not asked.peek:
             self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)

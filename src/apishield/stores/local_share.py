@@ -63,7 +63,7 @@ class LocalShare:
         try:
             verdict = self._store.decide([counter for counter, _ in shared], [cost for _, cost in shared], check_id)
         except StoreFull:
-            return Verdict(False, self._clock(), [_DENIED] * len(counters), degraded=True)
+            return Verdict(False, self._clock(), [_DENIED] * len(counters), degraded=True, denied=True)
         if isinstance(verdict, Verdict):
             return self._answer(counters, costs, verdict, denied=denied)
         return self._answer_later(counters, costs, verdict, denied=denied)
@@ -154,7 +154,7 @@ class LocalShare:
         if admitted:
             charged = [cost if outcome.admitted else 0 for cost, outcome in zip(costs, outcomes, strict=True)]
             self._owe(counters, charged, verdict.now_us)
-        return Verdict(admitted, verdict.now_us, outcomes, degraded=True)
+        return Verdict(admitted, verdict.now_us, outcomes, degraded=True, denied=denied)
 
     async def _answer_later(
         self, counters: Sequence[Counter], costs: Sequence[int], pending: Awaitable[Verdict], *, denied: bool
