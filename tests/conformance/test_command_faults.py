@@ -99,3 +99,7 @@ async def test_a_retry_after_that_comes_too_late_is_found() -> None:
 
 async def test_the_same_seed_gives_the_same_score() -> None:
     assert await scored(wrong.TwoCounters, "20/minute") == await scored(wrong.TwoCounters, "20/minute")
+
+
+async def test_the_early_refusals_that_a_bounded_state_costs_are_measured() -> None:
+    assert 0 < (await scored(Memory, "20/minute")).early_percent <= 0.1

@@ -11,6 +11,7 @@ from apishield.conformance.schedules import (
     Schedule,
     come_back_early,
     come_back_in_time,
+    creep,
     exhaust,
     insist,
     race,
@@ -22,7 +23,8 @@ from apishield.conformance.subjects import RealTime, SimulatedTime, Subject, Tar
 from apishield.core.rate_limiter.parse import RateAlgorithm
 
 ROUND: Sequence[Schedule] = (
-    exhaust, exhaust, exhaust, wander, come_back_in_time, come_back_early, come_back_in_time, come_back_early, insist, race,
+    exhaust, exhaust, exhaust, wander, creep,
+    come_back_in_time, come_back_early, come_back_in_time, come_back_early, insist, race,
 )  # fmt: skip
 """One round; ``squeeze`` is added where there are several limits. With a single subject each comes once."""
 

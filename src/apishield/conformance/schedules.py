@@ -1,7 +1,6 @@
 """Schedules of checks that are hard on limiters. Each wants a subject that nobody has used, and says what it found.
 
-Every schedule also leaves its hits with the subject, where the judge looks for excess; so does ``exhaust`` and ``wander`` for
-refusals that came too early.
+Every schedule also leaves its hits with the subject, where the judge looks for excess and for refusals that came too early.
 """
 
 from __future__ import annotations
@@ -66,6 +65,22 @@ async def wander(subject: Subject, draw: random.Random) -> list[Finding]:
     return []
 
 
+async def creep(subject: Subject, draw: random.Random) -> list[Finding]:
+    """Uses all up in steps of a fifth of a thousandth of a window, then asks just before each unit but the first leaves.
+
+    Where charges are filed together, those that came first in their file leave too late.
+    """
+    step_us = max(SIMULATED_STEP_US, subject.shortest_us // 5000)
+    start_us = subject.now_us()
+    for step in range(subject.capacity):
+        await subject.until(start_us + step * step_us)
+        await subject.hit()
+    for step in range(1, 2 * subject.capacity):
+        await subject.until(start_us + subject.recovery_us + step * step_us - SIMULATED_STEP_US)
+        await subject.hit()
+    return []
+
+
 async def come_back_in_time(subject: Subject, draw: random.Random) -> list[Finding]:
     """Comes back when a refusal said so (a clock's step later in simulated time): it must be admitted."""
     refused = await _refused(subject, draw)
@@ -83,7 +98,7 @@ async def come_back_early(subject: Subject, draw: random.Random) -> list[Finding
         return []
     _, _, end_us = refused
     left_us = end_us - subject.now_us()
-    lead_us = SIMULATED_STEP_US if subject.simulated else min(subject.window_us // 40, left_us // 2)
+    lead_us = SIMULATED_STEP_US if subject.simulated else min(subject.shortest_us // 40, left_us // 2)
     if left_us <= lead_us:
         return []
     await subject.until(end_us - lead_us)
@@ -130,8 +145,7 @@ async def squeeze(subject: Subject, draw: random.Random) -> list[Finding]:
         for _ in range(2 * subject.capacity):
             hit = await subject.hit()
             withheld += not hit.admitted and subject.earliness(hit) > EARLY_SHARE
-        narrow = min(subject.rules, key=lambda rule: rule.window_us)
-        await subject.until(subject.now_us() + narrow.window_us + narrow.window_us // 500)
+        await subject.until(subject.now_us() + subject.shortest_us + subject.shortest_us // 500)
     return [Finding(Promise.TOGETHER, not withheld, withheld)]
 
 
@@ -143,7 +157,7 @@ async def _refused(subject: Subject, draw: random.Random) -> tuple[int, int, int
     start_us = subject.now_us()
     share = draw.uniform(0.1, 0.6)
     for step in range(2 * subject.capacity):
-        await subject.until(start_us + int(step * share * subject.window_us / subject.capacity))
+        await subject.until(start_us + int(step * share * subject.shortest_us / subject.capacity))
         hit = await subject.hit()
         if not hit.admitted:
             if hit.retry_after_us is None:

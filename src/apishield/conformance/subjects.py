@@ -101,6 +101,7 @@ class Subject:
         self.hits: list[Hit] = []
         self.capacity = min(capacity(rule) for rule in rules)
         self.window_us = max(rule.window_us for rule in rules)
+        self.shortest_us = min(rule.window_us for rule in rules)
         self.recovery_us = max(recovery_us(rule) for rule in rules)
         self._target = target
         self._name = name
