@@ -89,7 +89,9 @@ async def test_no_operation_reaches_another_tenants_thing_by_its_id(
     service: Service, alice: Tenant, bob: Tenant, belongings: dict[str, str]
 ) -> None:
     before = await state(service, alice.id)
-    assert all(before[name] for name in ("keys", "tokens", "customers", "policies", "endpoints", "blocks", "audit_entries"))
+    assert all(
+        before[name] for name in ("keys", "tokens", "customers", "policies", "endpoints", "blocks", "audit_entries")
+    )
     walked = 0
     for operation in operations(service.document()):
         if operation.ids:
