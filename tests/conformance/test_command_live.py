@@ -134,6 +134,13 @@ def test_a_broken_promise_is_exit_code_1_and_named(tmp_path: Path) -> None:
     assert any(NEVER_OVER in line and "kept" in line for line in done.stdout.splitlines())
 
 
+def test_the_adapter_of_the_how_to_runs_and_keeps_its_promises(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/score-a-limiter.md").read_text()
+    (tmp_path / "my_limiter.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    done = conformance(tmp_path, "--adapter", "my_limiter:Naive", "--limit", "20/minute fixed", "--rounds", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
