@@ -67,6 +67,13 @@ class Connection:
         body = await self.reader.readexactly(int(headers["content-length"]))
         return int(status.split()[1]), headers, json.loads(body)
 
+    async def ended(self) -> bool:
+        """Waits for the end; a server that closes on unread bytes resets the connection."""
+        try:
+            return await self.reader.read() == b""
+        except ConnectionResetError:
+            return True
+
 
 def request(*headers: bytes, body: bytes = b"") -> bytes:
     return b"".join(
@@ -99,7 +106,7 @@ async def test_a_larger_head_is_431_and_the_connection_ends(port: int, parts: li
     assert (status, problem["status"], problem["code"]) == (431, 431, "headers_too_large")
     assert headers["content-type"] == "application/problem+json"
     assert headers["x-request-id"] == problem["request_id"]
-    assert await connection.reader.read() == b""
+    assert await connection.ended()
 
 
 async def test_each_request_of_a_connection_is_measured_by_itself(port: int) -> None:
@@ -134,7 +141,7 @@ async def test_a_head_that_does_not_come_ends_the_connection(
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.01)
     connection = await Connection.open(port)
     await connection.send(begun)
-    assert await connection.reader.read() == b""
+    assert await connection.ended()
 
 
 async def test_a_second_head_that_does_not_come_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,4 +150,4 @@ async def test_a_second_head_that_does_not_come_ends_the_connection(port: int, m
     assert (await connection.answer())[0] == 200
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.01)
     await connection.send(b"GET / HT")
-    assert await connection.reader.read() == b""
+    assert await connection.ended()
