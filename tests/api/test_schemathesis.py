@@ -102,7 +102,7 @@ api = schemathesis.openapi.from_dict(
 
 
 @api.parametrize()
-@settings(max_examples=100 if THOROUGH else 15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30 if THOROUGH else 15, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_operation_answers_as_documented(
     case: schemathesis.Case[Any],
     running: Service,
