@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.app import DirectRoutes
 from apishield.api.middleware.bounds import MAX_BODY_BYTES
+from apishield.cli import protocol
 from apishield.cli.protocol import BoundedHttpProtocol
 from tests.integration.test_protocol import Connection
 
@@ -165,9 +166,55 @@ async def test_a_shutdown_lets_a_pending_answer_out(server: uvicorn.Server, app:
     while not app.waiting:
         await asyncio.sleep(0)
     server.should_exit = True
-    while not any(not protocol.cycle.keep_alive for protocol in server.server_state.connections):  # type: ignore[union-attr]
+    while not any(not each.cycle.keep_alive for each in server.server_state.connections):  # type: ignore[union-attr]
         await asyncio.sleep(0)
     app.gate.set()
     _, headers, body = await connection.answer()
     assert body["way"] == "later"
     assert headers["connection"] == "close"
+
+
+async def test_a_body_in_tiny_pieces_costs_no_more_than_it_weighs(connection: Connection) -> None:
+    pieces = b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n"
+    await connection.send(b"POST /now HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", pieces)
+    assert (await connection.answer())[2] == {"way": "direct", "size": 200_000}
+
+
+async def test_what_follows_a_body_is_no_header(server: uvicorn.Server, app: App) -> None:
+    seen: list[bytes] = []
+
+    def route(headers: Headers, body: bytes) -> Answer:
+        seen.extend(name for name, _ in headers)
+        return _answer("direct", len(body))
+
+    app.direct = {(b"POST", b"/now"): route}
+    connection = await Connection.open(server.port)  # type: ignore[attr-defined]
+    head = b"POST /now HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    await connection.send(head, b"1\r\nx\r\n0\r\nauthorization: Bearer x\r\n\r\n")
+    assert (await connection.answer())[0] == 200
+    assert b"authorization" not in seen
+    connection.writer.close()
+
+
+async def test_a_body_that_never_ends_is_not_waited_for(
+    server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_TIMEOUT_SECONDS", 0.05)
+    for path in ("/now", "/other"):
+        connection = await Connection.open(server.port)  # type: ignore[attr-defined]
+        await connection.send(f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc".encode())
+        async with asyncio.timeout(20):
+            assert await connection.reader.read() == b""
+
+
+async def test_connections_beyond_what_files_allow_are_closed(
+    server: uvicorn.Server, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await connection.send(post("/now"))
+    await connection.answer()
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 1)
+    second = await Connection.open(server.port)  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        assert await second.reader.read() == b""
+    await connection.send(post("/now"))
+    assert (await connection.answer())[0] == 200

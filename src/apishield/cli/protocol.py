@@ -1,7 +1,7 @@
 """HTTP on a connection: uvicorn's protocol, bounded where it waits and collects without end, with a short cut for checks.
 
-A request's line and headers may have 32 KiB (then 431) and take 15 seconds (then the connection is closed). What can't
-be parsed, or is too large, is answered with a problem document like every other error.
+A request's line and headers may have 32 KiB (then 431) and take 15 seconds, its body 30 (then the connection is closed).
+What can't be parsed, or is too large, is answered with a problem document like every other error.
 
 Paths that the application lists under ``direct`` (the data plane's) skip ASGI's messages: no scope, task or event is made
 for them, and the whole response is one write. That halves what a check costs. A request that the short cut is not made for
@@ -10,6 +10,7 @@ for them, and the whole response is one write. That halves what a check costs. A
 
 from __future__ import annotations
 
+import resource
 import secrets
 import time
 from asyncio import BaseTransport, TimerHandle
@@ -27,6 +28,10 @@ from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
 
 MAX_HEAD_BYTES = 32 * 1024
 HEAD_TIMEOUT_SECONDS = 15.0
+BODY_TIMEOUT_SECONDS = 30.0
+_SPARE_FILES = 64
+MAX_CONNECTIONS = max(_SPARE_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
+"""So that floods of connections leave files for the database, Redis and the log."""
 _PER_HEADER_BYTES = 4  # ": " and the line's end
 
 
@@ -44,7 +49,9 @@ class _NoEvent:
 class DirectCycle:
     """A request that is answered without ASGI. Has what the protocol asks of uvicorn's ``RequestResponseCycle``."""
 
-    __slots__ = ("body", "disconnected", "headers", "keep_alive", "more_body", "response_complete", "route")
+    __slots__ = (
+        "disconnected", "headers", "keep_alive", "more_body", "parts", "response_complete", "route", "size",
+    )  # fmt: skip
 
     message_event = _NoEvent()
 
@@ -52,7 +59,8 @@ class DirectCycle:
         self.route = route
         self.headers = headers
         self.keep_alive = keep_alive
-        self.body = b""
+        self.parts: list[bytes] = []
+        self.size = 0
         self.disconnected = False
         self.more_body = True
         self.response_complete = False
@@ -64,7 +72,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _head_open = False
     _head_bytes = 0  # an upper bound: it counts the chunks in which the head arrives, whole
     _too_large = False
-    _head_timer: TimerHandle | None = None
+    _message_open = False
+    _timer: TimerHandle | None = None
     _headers_joined: ClassVar[list[tuple[bytes, bytes]] | None] = None
     _head_joined: ClassVar[bytes] = b""
 
@@ -72,7 +81,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Waits for the first head, not for ever."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._direct: DirectRoutes = getattr(self.app, "direct", {})
-        self._wait_for_head()
+        if len(self.connections) > MAX_CONNECTIONS:
+            self.logger.warning("closed a new connection: %d are open, the most that files allow", MAX_CONNECTIONS)
+            self.transport.close()
+            return
+        self._wait(HEAD_TIMEOUT_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""
@@ -80,25 +93,34 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser; a head that is not complete afterwards is counted and has a deadline."""
+        """Feeds the parser; a message that is not complete afterwards has a deadline, and its head is counted."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_open and not self.transport.is_closing():
-            if self._head_bytes > MAX_HEAD_BYTES:
+        if self._message_open and not self.transport.is_closing():
+            if self._head_open and self._head_bytes > MAX_HEAD_BYTES:
                 self._too_large = True
                 self.send_400_response("")
-            elif self._head_timer is None:
-                self._wait_for_head()
+            elif self._timer is None:
+                self._wait(HEAD_TIMEOUT_SECONDS if self._head_open else BODY_TIMEOUT_SECONDS)
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._head_open = True
+        self._head_open = self._message_open = True
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps a header. What comes after the body (trailers) is no header: a proxy in front may not have looked at it."""
+        if not self._head_open:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """A head is complete: it is measured only where the chunks it came in could exceed the bound."""
         self._head_open = False
-        if self._head_timer is not None:
+        if self._timer is not None:
             self._stop_waiting()
         if self._head_bytes > MAX_HEAD_BYTES:
             size = len(self.url) + sum(len(name) + len(value) + _PER_HEADER_BYTES for name, value in self.headers)
@@ -118,18 +140,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle: object = self.cycle
         if type(cycle) is not DirectCycle:
             super().on_body(body)
-        elif len(cycle.body) <= MAX_BODY_BYTES:  # what comes beyond is dropped: the route refuses the size
-            cycle.body = cycle.body + body if cycle.body else body
+        elif cycle.size <= MAX_BODY_BYTES:  # what comes beyond is dropped: the route refuses the size
+            cycle.parts.append(body)
+            cycle.size += len(body)
 
     def on_message_complete(self) -> None:
         """A request is complete: a direct one is answered now, or once what it waits for is there."""
+        self._message_open = False
+        if self._timer is not None:
+            self._stop_waiting()
         cycle: object = self.cycle
         if type(cycle) is not DirectCycle:
             super().on_message_complete()
             return
         if cycle.response_complete:
             return
-        answer = cycle.route(cycle.headers, cycle.body)
+        answer = cycle.route(cycle.headers, cycle.parts[0] if len(cycle.parts) == 1 else b"".join(cycle.parts))
         if isinstance(answer, Answer):
             self._write(cycle, answer)
         else:
@@ -203,13 +229,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
         self.transport.close()
 
-    def _wait_for_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self._close)
+    def _wait(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._close)
 
     def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _close(self) -> None:
         if not self.transport.is_closing():
