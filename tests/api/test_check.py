@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest_asyncio
 
 from apishield.core.model import SECOND_US, FixedWindow, Limit, OnStoreFailure, Quota, SlidingWindow, TokenBucket
 from apishield.core.records import KeyKind, Role
+from apishield.errors import ProblemError
 from apishield.services.blocks import BlockDraft
 from apishield.services.customers import CustomerDraft
-from apishield.services.key_drafts import KeyChanges, KeyDraft
+from apishield.services.key_drafts import ImportItem, KeyChanges, KeyDraft
 from apishield.services.tenants import TenantChanges
 from tests.support.clock import ManualClock
 from tests.support.node import OPERATOR, Node, Tenant, running_node
@@ -439,3 +441,45 @@ async def test_a_limit_that_denies_without_its_store_answers_503(
             assert all(answer["degraded"] for answer in answers)
         finally:
             redis_server.cont()
+
+
+async def test_a_rotated_service_secret_ends_with_its_grace_though_it_was_used(
+    tenant: Tenant, node: Node, clock: ManualClock
+) -> None:
+    key, old = await node.runtime.keys.create(tenant.owner, KeyDraft(name="s", kind=KeyKind.SERVICE))
+    await node.runtime.keys.rotate(tenant.owner, key.id, grace_seconds=2)
+    assert (await tenant.post("/v1/check", {}, old)).status_code == 200
+    clock.advance(2)
+    assert (await tenant.post("/v1/check", {}, old)).status_code == 401
+
+
+async def test_nobody_ends_anothers_credentials_by_importing_their_hashes(tenant: Tenant, node: Node) -> None:
+    thief = await node.tenant("Thief")
+    hashes = [hashlib.sha256(secret.encode()).hexdigest() for secret in (tenant.service_key, tenant.token)]
+    items = [ImportItem(draft=KeyDraft(name="stolen"), sha256=sha256) for sha256 in hashes]
+    imported = await node.runtime.keys.import_many(thief.owner, items)
+    for result in imported:
+        if result.key is not None:
+            await node.runtime.keys.revoke(thief.owner, result.key.id)
+    for credential in (tenant.service_key, tenant.token):
+        assert (await tenant.post("/v1/check", {}, credential)).status_code == 200
+
+
+async def test_the_operators_blocks_of_countries_networks_and_keys_hold_for_all(tenant: Tenant, node: Node) -> None:
+    key_id, secret = await _key(tenant)
+    for kind, value in (("country", "KP"), ("asn", "AS64500"), ("key_id", key_id)):
+        await node.runtime.blocks.create(OPERATOR, BlockDraft(kind=kind, value=value))  # type: ignore[arg-type]
+    assert (await tenant.check(country="kp"))["code"] == "blocked"
+    assert (await tenant.check(attributes={"asn": "64500"}))["code"] == "blocked"
+    assert (await tenant.check(attributes={"asn": "AS64501"}))["code"] == "ok"
+    assert (await tenant.check(api_key=secret))["code"] == "blocked"
+
+
+async def test_an_allow_is_a_tenants_and_blocks_nobody(node: Node) -> None:
+    with pytest.raises(ProblemError, match="name the tenant"):
+        await node.runtime.blocks.create(OPERATOR, BlockDraft(action="allow", kind="ip", value="192.0.2.1"))
+
+
+async def test_a_service_key_is_not_given_what_would_not_bind_it(tenant: Tenant) -> None:
+    with pytest.raises(ProblemError, match="service key"):
+        await _key(tenant, kind=KeyKind.SERVICE, scopes=(), allowed_ips=("192.0.2.1",))

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from apishield.api.dataplane.access import look_again
 from apishield.api.origins import Origins
 from apishield.api.permissions import Permission
 from apishield.api.problems import REQUEST_ID
@@ -61,7 +62,7 @@ class Authorizer:
         snapshot = self._runtime.snapshot
         known = snapshot.authenticate(secret)
         if known is None and inspect(secret).intact:
-            await snapshot.shared_catch_up()  # perhaps another node made it a moment ago
+            await look_again(snapshot)
             known = snapshot.authenticate(secret)
         if (known is not None and known.role is Role.SERVICE) or secret.startswith(KEY_PREFIX):
             raise ProblemError("token_invalid", f"This is an API key; the control plane takes tokens only. {_HOW}")
@@ -77,7 +78,7 @@ class Authorizer:
                 return None
             view = snapshot.tenant(named)
             if view is None and is_id("ten", named):
-                await snapshot.shared_catch_up()
+                await look_again(snapshot)
                 view = snapshot.tenant(named)
             if view is None or view.tenant.status == "deleted":
                 raise ProblemError("not_found", f"{TENANT_HEADER} is {named[:40]!a}; there is no such tenant.")

@@ -42,6 +42,11 @@ class BlockService(Service):
 
     async def create(self, actor: Actor, draft: BlockDraft) -> Block:
         """Blocks or allows a value, from now on. What a person said last counts, also where it is shorter."""
+        if draft.action == "allow" and actor.tenant_id is None:
+            raise ProblemError(
+                "tenant_required",
+                "An allow spares an address a tenant's own blocks: name the tenant in X-APIShield-Tenant.",
+            )
         async with self._database.transaction() as tx:
             tenant_id = await _hold_owner(tx, actor)
             block = _checked(

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from apishield.core.abuse_detector.addresses import Address, parse_address, within
+from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.counter_keys import record_key
 from apishield.core.decision import CheckRequest, Decision, Denial
 from apishield.core.decision_ids import DecisionIds
@@ -62,6 +63,9 @@ _STORE_GONE: Final = Denial(
     "store_unavailable", "The limits can't be checked now, and this one denies then. Try again later."
 )
 _BLOCKED: Final = Denial("blocked", "Requests from this address are blocked.")
+_BLOCKED_COUNTRY: Final = Denial("blocked", "Requests from this country are blocked.")
+_BLOCKED_NETWORK: Final = Denial("blocked", "Requests from this network are blocked.")
+_BLOCKED_KEY: Final = Denial("blocked", "This API key is blocked.")
 _CHALLENGE: Final = 'Bearer realm="api"'
 
 
@@ -246,8 +250,11 @@ class Engine:
 
     def _blocked(self, view: TenantView, request: CheckRequest, address: Address | None, now_us: int) -> Denial | None:
         operator_blocks = self._snapshot.operator_blocks
-        if operator_blocks and address is not None and operator_blocks.of_address(address, now_us) is not None:
-            return _BLOCKED  # no tenant's allow lifts the operator's block
+        if operator_blocks:  # no tenant's allow lifts the operator's block
+            if address is not None and operator_blocks.of_address(address, now_us) is not None:
+                return _BLOCKED
+            if (denial := _named_block(operator_blocks, request, now_us)) is not None:
+                return denial
         blocks = view.blocks
         if not blocks:
             return None
@@ -256,9 +263,7 @@ class Engine:
             return None
         if address is not None and blocks.of_address(address, now_us) is not None:
             return _BLOCKED
-        if request.country is not None and blocks.of_name("country", request.country.upper(), now_us) is not None:
-            return Denial("blocked", "Requests from this country are blocked.")
-        return None
+        return _named_block(blocks, request, now_us)
 
     def _key_refused(
         self,
@@ -275,12 +280,15 @@ class Engine:
         code = lifecycle.refusal(key, now_us)
         if code is not None:
             return Denial(code, _KEY_REFUSALS[code])
+        operator_blocks = self._snapshot.operator_blocks
+        if operator_blocks and operator_blocks.of_name("key_id", key.id, now_us) is not None:
+            return _BLOCKED_KEY
         if (
             view.blocks
             and view.blocks.of_name("key_id", key.id, now_us) is not None
             and view.allows.of_name("key_id", key.id, now_us) is None
         ):
-            return Denial("blocked", "This API key is blocked.")
+            return _BLOCKED_KEY
         if entry.networks and (address is None or not within(address, entry.networks)):
             return Denial("ip_not_allowed", "This API key may only be used from the addresses that its owner listed.")
         for scope in _needed_scopes(request, asked.endpoint, method):
@@ -383,6 +391,16 @@ def _needed_scopes(request: CheckRequest, endpoint: CatalogueEntry | None, metho
             return request.scopes
         return () if method is None else (default_scope(method),)
     return (*required, *request.scopes) if request.scopes else required
+
+
+def _named_block(blocks: Blocklist, request: CheckRequest, now_us: int) -> Denial | None:
+    """A block of the country or network (``attributes.asn``) that the check names."""
+    if request.country is not None and blocks.of_name("country", request.country.upper(), now_us) is not None:
+        return _BLOCKED_COUNTRY
+    asn = None if request.attributes is None else request.attributes.get("asn")
+    if asn is not None and blocks.of_name("asn", asn.upper().removeprefix("AS"), now_us) is not None:
+        return _BLOCKED_NETWORK
+    return None
 
 
 def _hold(asked: _Asked, request: CheckRequest) -> Hold:

@@ -99,6 +99,6 @@ def checked(key: Key, faults: Faults, *, previous: Key | None = None, now_us: in
 def _check_kind(key: Key, faults: Faults) -> None:
     """A service key asks for others; what would bind a caller would never be looked at on it, so it is refused."""
     if key.kind is KeyKind.SERVICE:
-        for name in ("scopes", "rate_limits", "quotas", "customer_id"):
+        for name in ("scopes", "rate_limits", "quotas", "customer_id", "allowed_ips"):
             if getattr(key, name):
                 faults.add(f"/{name}", "a service key has none: it is for SDKs and gateways, not for callers")

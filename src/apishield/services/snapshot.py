@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Collection, Iterable, MutableMapping
-from typing import Any, Final
+from collections.abc import Collection, Iterable
+from typing import Final
 
 import msgspec
 
@@ -30,6 +30,7 @@ from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, 
 
 OPERATOR_ID: Final = "operator"
 _CATCH_UP_INTERVAL_SECONDS = 0.1
+_CATCH_UP_TIMEOUT_SECONDS = 0.4
 _MOST_OUTDATED = 1000
 
 
@@ -172,8 +173,6 @@ class Snapshot:
             self.outdated[stored.digest] = (tenant_id, secret)
 
     def _holds(self, credential: Credential, stored: SecretHash, now_us: int) -> bool:
-        if stored.expires_at_us is not None and now_us >= stored.expires_at_us:
-            return False
         if credential.expires_at_us is not None and now_us >= credential.expires_at_us:
             return False
         if credential.role is not Role.SERVICE or credential.tenant_id is None:
@@ -214,10 +213,14 @@ class Snapshot:
             self.fresh_at_us = started_us
 
     async def shared_catch_up(self) -> None:
-        """Like ``catch_up``, at most ten times a second however many ask: all who wait share the next one."""
+        """Like ``catch_up``, at most ten times a second however many ask: all who wait share the next one.
+
+        Raises ``TimeoutError`` where the database does not answer, besides what the source raises.
+        """
         if self._shared_catch_up is None or self._shared_catch_up.done():
             self._shared_catch_up = asyncio.create_task(self._catch_up_in_turn())
-        await asyncio.shield(self._shared_catch_up)
+        async with asyncio.timeout(_CATCH_UP_TIMEOUT_SECONDS):  # a database that hangs must not hang whoever asks
+            await asyncio.shield(self._shared_catch_up)
 
     async def _catch_up_in_turn(self) -> None:
         loop = asyncio.get_running_loop()
@@ -245,14 +248,14 @@ class Snapshot:
             case "tenant":
                 gone = self._tenants.pop(change.object_id, None)
                 for owner_id in [] if gone is None else [*gone.keys]:
-                    self._forget_secrets(owner_id, self._credentials)
+                    self._forget_secrets(owner_id)
                 for hashed in [each for each, (of, _) in self._credentials.items() if of.tenant_id == change.object_id]:
                     del self._credentials[hashed]
             case "token":
-                self._forget_secrets(change.object_id, self._credentials)
+                self._forget_secrets(change.object_id)
             case "key" if view is not None:
                 view.keys.pop(change.object_id, None)
-                self._forget_secrets(change.object_id, self._credentials, view.secrets)
+                self._forget_secrets(change.object_id, view)
             case "customer" if view is not None:
                 view.customers.pop(change.object_id, None)
             case "policy" if view is not None:
@@ -267,10 +270,14 @@ class Snapshot:
             case _:  # of a tenant that is gone itself
                 pass
 
-    def _forget_secrets(self, owner_id: str, *tables: MutableMapping[bytes, Any]) -> None:
+    def _forget_secrets(self, owner_id: str, view: TenantView | None = None) -> None:
+        """Takes the owner's secrets out. Another tenant may hold the same hash as its own key's; that one stays."""
         for hashed in self._digests.pop(owner_id, ()):
-            for table in tables:
-                table.pop(hashed, None)
+            known = self._credentials.get(hashed)
+            if known is not None and known[0].id == owner_id:
+                del self._credentials[hashed]
+            if view is not None and (stored := view.secrets.get(hashed)) is not None and stored.owner_id == owner_id:
+                del view.secrets[hashed]
 
     def _take_in(self, rows: SnapshotRows) -> None:
         for tenant in rows.tenants:
@@ -305,6 +312,8 @@ class Snapshot:
 
     def _take_secret(self, stored: SecretHash, credential: Credential | None) -> None:
         if credential is not None:
+            ends = [each for each in (credential.expires_at_us, stored.expires_at_us) if each is not None]
+            credential = msgspec.structs.replace(credential, expires_at_us=min(ends, default=None))
             self._credentials[stored.digest] = (credential, stored)
             self._digests.setdefault(stored.owner_id, set()).add(stored.digest)
 
@@ -338,7 +347,8 @@ class Snapshot:
     def _take_block(self, block: Block) -> None:
         view = self._tenants.get(block.tenant_id) if block.tenant_id is not None else None
         if block.tenant_id is None:
-            self.operator_blocks.add(block)
+            if block.action == "block":  # an allow is a tenant's own
+                self.operator_blocks.add(block)
         elif view is not None:
             (view.blocks if block.action == "block" else view.allows).add(block)
 

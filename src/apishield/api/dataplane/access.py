@@ -13,6 +13,7 @@ from apishield.services.usage import UsageService
 
 _HOW = "Send a service key or an owner's token: 'Authorization: Bearer sk_live_…'."
 _MOST_REMEMBERED = 10_000
+_LONGEST_HEADER = 600
 
 
 class _Known(msgspec.Struct, gc=False):
@@ -51,7 +52,7 @@ class Access:
         secret = _bearer(authorization)
         credential = self._snapshot.authenticate(secret)
         if credential is None and inspect(secret).intact:
-            await self._snapshot.shared_catch_up()  # perhaps another node made it a moment ago
+            await look_again(self._snapshot)
             credential = self._snapshot.authenticate(secret)
         if credential is None:
             hint = " Callers' keys can't ask for verdicts." if secret.startswith("sk_") else ""
@@ -89,9 +90,20 @@ class Access:
         return view
 
 
+async def look_again(snapshot: Snapshot) -> None:
+    """Catches up, as another node may have made a credential a moment ago. Raises 503 where the database can't say."""
+    try:
+        await snapshot.shared_catch_up()
+    except Exception as error:
+        raise ProblemError(
+            "database_unavailable",
+            "The credential is not known here, and the database that could tell does not answer.",
+        ) from error
+
+
 def _bearer(authorization: bytes) -> str:
     scheme, _, secret = authorization.strip().partition(b" ")
     secret = secret.strip()
-    if scheme.lower() != b"bearer" or not secret or not secret.isascii():
+    if len(authorization) > _LONGEST_HEADER or scheme.lower() != b"bearer" or not secret or not secret.isascii():
         raise ProblemError("token_missing", f"The Authorization header has no bearer credential. {_HOW}")
     return secret.decode("ascii")

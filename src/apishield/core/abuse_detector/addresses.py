@@ -25,11 +25,13 @@ class Address(NamedTuple):
     number: int
 
 
-@lru_cache(maxsize=65_536)
 def parse_address(text: str) -> Address | None:
     """The address that ``text`` spells, or ``None`` where it spells none."""
-    if len(text) > LONGEST_ADDRESS:
-        return None
+    return _parse(text) if len(text) <= LONGEST_ADDRESS else None  # nothing long is kept
+
+
+@lru_cache(maxsize=65_536)
+def _parse(text: str) -> Address | None:
     try:
         address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])
     except ValueError:
