@@ -121,14 +121,14 @@ def _measure(kind: Kind, subjects: int) -> dict[str, float]:
     if kind == "sliding window":
         found["bytes_full"] = _bytes_when_full(limit)
     clock = OwnClock()
-    store = MemoryStore(clock, max_counters=subjects + FEW)
+    store = MemoryStore(clock, max_counters=subjects + FEW, shared=False)
     before = _resident_bytes()
     for subject in range(subjects):
         store.decide([_counter(limit, subject)], [1])
     found["bytes"] = (_resident_bytes() - before) / subjects
     gc.freeze()  # as a service that has run for a while: what lives long is not looked at again
     few_clock = OwnClock()
-    few = MemoryStore(few_clock, max_counters=FEW)
+    few = MemoryStore(few_clock, max_counters=FEW, shared=False)
     few_calls = _calls(limit, FEW, CALLS)
     many_calls = _calls(limit, subjects, CALLS)
     times: dict[str, list[float]] = {"few": [], "many": []}

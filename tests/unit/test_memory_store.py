@@ -21,10 +21,12 @@ from tests.support.clock import SECOND_US, START_US, ManualClock
 MINUTE_US = 60 * SECOND_US
 
 
-def counter(subject: str, rule: Algorithm | None = None, *, anonymous: bool = False) -> Counter:
+def counter(
+    subject: str, rule: Algorithm | None = None, *, anonymous: bool = False, tenant_id: str = "ten_1"
+) -> Counter:
     limit = Limit(id="lim_1", name="x", algorithm=rule or FixedWindow(2, MINUTE_US))
-    overflow = overflow_key("ten_1", "live", limit) if anonymous else None
-    return Counter(counter_key("ten_1", "live", limit, {"ip": subject}), limit, None, overflow)
+    overflow = overflow_key(tenant_id, "live", limit) if anonymous else None
+    return Counter(counter_key(tenant_id, "live", limit, {"ip": subject}), limit, None, overflow)
 
 
 def ask(store: MemoryStore, *counters: Counter, cost: int = 1) -> Verdict:
@@ -97,7 +99,7 @@ def test_looking_and_being_refused_make_no_counter(clock: ManualClock) -> None:
 
 
 def test_a_full_store_takes_no_new_keyed_counters_and_keeps_the_live_ones(clock: ManualClock) -> None:
-    store = MemoryStore(clock, max_counters=10)
+    store = MemoryStore(clock, max_counters=10, shared=False)
     for number in range(10):
         ask(store, counter(f"key{number}"))
     with pytest.raises(StoreFull):
@@ -109,7 +111,7 @@ def test_a_full_store_takes_no_new_keyed_counters_and_keeps_the_live_ones(clock:
 
 
 def test_in_a_full_store_new_anonymous_subjects_share_one_counter(clock: ManualClock) -> None:
-    store = MemoryStore(clock, max_counters=10)
+    store = MemoryStore(clock, max_counters=10, shared=False)
     for number in range(10):
         ask(store, counter(f"key{number}"))
     verdicts = [ask(store, counter(f"ip{number}", anonymous=True)) for number in range(5)]
@@ -118,11 +120,45 @@ def test_in_a_full_store_new_anonymous_subjects_share_one_counter(clock: ManualC
 
 
 def test_a_full_store_makes_room_of_idle_counters_at_once(clock: ManualClock) -> None:
-    store = MemoryStore(clock, max_counters=1000)
+    store = MemoryStore(clock, max_counters=1000, shared=False)
     for number in range(1000):
         ask(store, counter(f"key{number}"))
     clock.advance(130)
     assert ask(store, counter("one more")).admitted
+
+
+def test_strangers_of_one_tenant_leave_room_for_every_other_tenant_and_for_all_keys(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=1000)
+    for tenant, taken in (("ten_1", 250), ("ten_2", 500), ("ten_3", 500)):  # a quarter each, half together
+        for number in range(600):
+            ask(store, counter(f"ip{number}", anonymous=True, tenant_id=tenant))
+        overflows = int(tenant[-1])
+        assert len(store) == taken + overflows
+    for number in range(300):
+        assert ask(store, counter(f"key{number}", tenant_id="ten_1")).admitted
+
+
+def test_room_that_strangers_gave_back_is_theirs_again(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=1000)
+    for _ in range(3):
+        for number in range(300):
+            ask(store, counter(f"ip{number}", anonymous=True))
+        assert len(store) == 251
+        clock.advance(130)
+    assert ask(store, counter("ip", anonymous=True)).admitted
+
+
+def test_a_tenant_that_invents_subjects_beside_its_keys_leaves_room_for_small_tenants(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=1000)
+    for number in range(875):
+        ask(store, counter(f"user{number}"))
+    with pytest.raises(StoreFull):
+        ask(store, counter("one more"))
+    assert len(store) == 875
+    for tenant in range(25):
+        for number in range(5):
+            assert ask(store, counter(f"key{number}", tenant_id=f"small_{tenant}")).admitted
+    assert len(store) == 1000
 
 
 async def test_resets_leave_nothing_behind(clock: ManualClock) -> None:

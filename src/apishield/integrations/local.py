@@ -54,7 +54,7 @@ class LocalGuard:
         self._namespace = namespace
         self.availability = Availability("The store of the limits", on_error, time.monotonic)
         self._store_url = store_url
-        self._memory = MemoryStore(self._clock) if store_url == MEMORY_URL else None
+        self._memory = MemoryStore(self._clock, shared=False) if store_url == MEMORY_URL else None
         self._stores: dict[asyncio.AbstractEventLoop, CounterStore] = {}
         if self._memory is None:
             _check_redis(store_url)

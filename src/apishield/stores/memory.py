@@ -17,6 +17,7 @@ from apishield.core.rate_limiter import concurrency, quota
 from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores.records import Records
+from apishield.stores.room import Room
 
 FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
 FORGET_WHEN_FULL = 4096
@@ -27,17 +28,20 @@ NEVER_US = 1 << 62
 class MemoryStore:
     """A ``CounterStore`` for one process. ``decide`` answers at once, save where a quota must be seeded from ``ledger``.
 
-    Holds up to ``max_counters``. A live counter is never given up: when all are live, a check that needs a new one shares
-    its overflow counter, where it has one, or else raises ``StoreFull``.
+    Holds up to ``max_counters``, of which no tenant and no crowd may take all (``Room``), unless the store is not
+    ``shared`` by tenants. A live counter is never given up: where there is no room, a check that needs a new one shares its
+    overflow counter, where it has one, or else raises ``StoreFull``.
     """
 
-    def __init__(self, clock: Clock, ledger: QuotaLedger | None = None, max_counters: int = 1_000_000) -> None:
+    def __init__(
+        self, clock: Clock, ledger: QuotaLedger | None = None, max_counters: int = 1_000_000, *, shared: bool = True
+    ) -> None:
         self._clock = clock
         self._ledger = ledger
-        self._max_counters = max_counters
+        self._room = Room(max_counters, shared=shared)
         self._states: dict[str, State] = {}
         self._records = Records()
-        self._expiring: dict[int, list[str]] = {}  # keys by when to look whether they are idle
+        self._expiring: dict[int, list[str]] = {}  # keys by when to look whether they are idle, see _file
         self._expiries: list[int] = []  # a heap of the keys of _expiring
         self._look_at_us = NEVER_US
         self._forgot_us = 0  # what was forgotten by then may not count again, so no new counter's clock goes before
@@ -70,10 +74,10 @@ class MemoryStore:
         verdict = self.decide(counters, [0] * len(counters))  # seeds quotas, adopts changed numbers
         now_us = (verdict if isinstance(verdict, Verdict) else await verdict).now_us
         keys, states = self._find(counters, costs, now_us)
-        for key, state, cost in zip(keys, states, costs, strict=True):
+        for counter, key, state, cost in zip(counters, keys, states, costs, strict=True):
             state.fits(now_us, 0)
             state.charge(now_us, cost)
-            self._keep(key, state, now_us)
+            self._keep(counter, key, state, now_us)
         if self._ledger is not None:
             self._note(self._ledger, counters, costs, now_us, admitted=True)
 
@@ -117,6 +121,7 @@ class MemoryStore:
     async def close(self) -> None:
         """Forgets everything."""
         self._states.clear()
+        self._room.clear()
         self._records.clear()
         self._expiring.clear()
         self._expiries.clear()
@@ -147,19 +152,19 @@ class MemoryStore:
         """Decides where a counter is new, unseeded, or asked under changed numbers."""
         keys, states = self._find(counters, costs, now_us)
         now_us = max(now_us, self._forgot_us, *(state.seen_us for state in states))
-        unseeded: list[tuple[str, quota.State]] = []
+        unseeded: list[tuple[Counter, str, quota.State]] = []
         for counter, key, state in zip(counters, keys, states, strict=True):
             if state.rule is not counter.limit.algorithm:
                 state.adopt(counter.limit.algorithm, now_us)
             if isinstance(state, quota.State) and now_us >= state.end_us:
-                unseeded.append((key, state))
+                unseeded.append((counter, key, state))
         if unseeded and self._ledger is not None:
             return self._seed_and_decide(self._ledger, unseeded, counters, costs, check_id, now_us)
-        for _, state in unseeded:
+        for _, _, state in unseeded:
             state.seed(*quota.period_of(state.rule, now_us), 0)
         verdict = decide(counters, states, costs, now_us, check_id)
-        for key, state in zip(keys, states, strict=True):
-            self._keep(key, state, now_us)
+        for counter, key, state in zip(counters, keys, states, strict=True):
+            self._keep(counter, key, state, now_us)
         if self._ledger is not None:
             self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
@@ -167,20 +172,20 @@ class MemoryStore:
     async def _seed_and_decide(
         self,
         ledger: QuotaLedger,
-        unseeded: Sequence[tuple[str, quota.State]],
+        unseeded: Sequence[tuple[Counter, str, quota.State]],
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
         now_us: int,
     ) -> Verdict:
         """Asks the ledger about periods of which nothing is known here, then decides."""
-        periods = {key: quota.period_of(state.rule, now_us) for key, state in unseeded}
+        periods = {key: quota.period_of(state.rule, now_us) for _, key, state in unseeded}
         used = await load_used(ledger, periods)
-        for key, asked in unseeded:
+        for counter, key, asked in unseeded:
             state = self._states.get(key, asked)
             if isinstance(state, quota.State) and now_us >= state.end_us:  # nobody else has seeded it meanwhile
                 state.seed(*periods[key], used.get(key, 0))
-                self._keep(key, state, now_us)
+                self._keep(counter, key, state, now_us)
         verdict = self.decide(counters, costs, check_id)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
@@ -190,20 +195,22 @@ class MemoryStore:
         states: list[State] = []
         for counter, cost in zip(counters, costs, strict=True):
             key, state = counter.key, self._states.get(counter.key)
-            if state is None and cost and not self._has_room(len(counters), now_us):
+            if state is None and cost and not self._has_room(counter, len(counters), now_us):
                 if counter.overflow_key is None:
                     raise StoreFull(
-                        f"The memory store holds {len(self._states):,} live counters and takes no new ones."
+                        f"The memory store holds {len(self._states):,} live counters and has no room for more of these."
                     )
                 key, state = counter.overflow_key, self._states.get(counter.overflow_key)
             keys.append(key)
             states.append(new_state(counter.limit.algorithm) if state is None else state)
         return keys, states
 
-    def _has_room(self, wanted: int, now_us: int) -> bool:
-        if len(self._states) + wanted > self._max_counters:
-            self._forget_idle(now_us, FORGET_WHEN_FULL)
-        return len(self._states) + wanted <= self._max_counters
+    def _has_room(self, counter: Counter, wanted: int, now_us: int) -> bool:
+        anonymous = counter.overflow_key is not None
+        if self._room.fits(counter.key, wanted, anonymous=anonymous):
+            return True
+        self._forget_idle(now_us, FORGET_WHEN_FULL)
+        return self._room.fits(counter.key, wanted, anonymous=anonymous)
 
     def _note(
         self, ledger: QuotaLedger, counters: Sequence[Counter], costs: Sequence[int], now_us: int, *, admitted: bool
@@ -217,21 +224,24 @@ class MemoryStore:
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
-    def _keep(self, key: str, state: State, now_us: int) -> None:
+    def _keep(self, counter: Counter, key: str, state: State, now_us: int) -> None:
         """Holds on to a new state, if it says more than none."""
         expires_us = state.expires_at_us()
         if key not in self._states and expires_us > now_us:
+            anonymous = counter.overflow_key is not None and key != counter.overflow_key
             self._states[key] = state
-            self._file(key, expires_us, now_us)
+            self._room.take(key, anonymous=anonymous)
+            self._file(key, expires_us, now_us, anonymous=anonymous)
 
-    def _file(self, key: str, expires_us: int, now_us: int) -> None:
+    def _file(self, key: str, expires_us: int, now_us: int, *, anonymous: bool) -> None:
         """Notes to look at ``key`` once it may be idle; every key held is filed exactly once.
 
         At least a second later, so that a clock that steps back a little finds it, and the later the longer it lives: up
-        to about 6 %, so that few files are open.
+        to about 6 %, so that few files are open. The lowest bit of a file's time, which says nothing, says whether the keys
+        in it are of anonymous subjects.
         """
         shift = max(_FINEST_BITS, (expires_us - now_us).bit_length() - 6)
-        look_at_us = ((expires_us >> shift) + 2) << shift
+        look_at_us = (((expires_us >> shift) + 2) << shift) | anonymous
         keys = self._expiring.get(look_at_us)
         if keys is None:
             self._expiring[look_at_us] = [key]
@@ -243,16 +253,18 @@ class MemoryStore:
     def _forget_idle(self, now_us: int, at_most: int) -> None:
         """Looks at up to ``at_most`` counters that may be idle; those still in use are filed again."""
         while at_most and self._expiries and self._expiries[0] <= now_us:
-            keys = self._expiring[self._expiries[0]]
+            look_at_us = self._expiries[0]
+            keys, anonymous = self._expiring[look_at_us], bool(look_at_us & 1)
             while keys and at_most:
                 at_most -= 1
                 key = keys.pop()
                 expires_us = self._states[key].expires_at_us()
                 if expires_us <= now_us:
                     del self._states[key]
+                    self._room.leave(key, anonymous=anonymous)
                     self._forgot_us = max(self._forgot_us, expires_us)
                 else:
-                    self._file(key, expires_us, now_us)
+                    self._file(key, expires_us, now_us, anonymous=anonymous)
             if not keys:
                 del self._expiring[heapq.heappop(self._expiries)]
         self._look_at_us = self._expiries[0] if self._expiries else NEVER_US
