@@ -34,7 +34,8 @@ def operations(document: Json) -> Iterator[Operation]:
     """All operations, the data plane's included."""
     for path, item in document["paths"].items():
         for method, operation in item.items():
-            ids = tuple(p["name"] for p in operation.get("parameters", ()) if p.get("in") == "path")
+            placed = [p["name"] for p in operation.get("parameters", ()) if p.get("in") == "path"]
+            ids = tuple(name for name in placed if name != "path")  # a gateway's: the client's own path, no id
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             body = None
             if content is not None:
@@ -54,7 +55,10 @@ async def belongings(alice: Tenant) -> dict[str, str]:
     endpoint = await alice.ok("POST", "/v1/endpoints", {"method": "GET", "path": "/alices/path"}, status=201)
     block = await alice.ok("POST", "/v1/blocklist", {"ip": "198.51.100.7", "reason": "alices block"}, status=201)
     allow = await alice.ok("POST", "/v1/allowlist", {"ip": "198.51.100.8", "reason": "alices allow"}, status=201)
+    decision = await alice.ok("POST", "/v1/check", {"method": "GET", "reserve": True})
     return {
+        "decision_id": decision["decision_id"],
+        "path": "alices/path",
         "tenant_id": alice.id,
         "customer_id": customer["id"],
         "key_id": key["id"],
