@@ -30,7 +30,8 @@ from apishield.core.ports import Clock, CounterStore, Hold
 from apishield.core.records import Environment, KeyKind
 from apishield.core.rendering import Rendered, render
 from apishield.errors import PROBLEMS, StoreUnavailable
-from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
+from apishield.services.key_entries import KeyEntry
+from apishield.services.snapshot import Snapshot, TenantView
 
 STALE_AFTER_US: Final = 5 * SECOND_US
 _LONGEST_METHOD: Final = 16
@@ -307,7 +308,8 @@ class Engine:
     ) -> None:
         view, entry = asked.view, asked.entry
         if entry is not None:
-            asked.counters, asked.meters, asked.takes_slots = entry.counters, entry.meters, entry.takes_slots
+            limits = entry.limits
+            asked.counters, asked.meters, asked.takes_slots = limits.counters, limits.meters, limits.takes_slots
         key = None if entry is None else entry.key
         environment = Environment.LIVE if key is None else key.environment
         scopes = () if key is None else key.scopes
@@ -418,8 +420,8 @@ def _costs(cost: int | Mapping[str, int] | None, asked: _Asked) -> Sequence[int]
     entry = asked.entry
     if cost is None:
         cost = 1 if asked.endpoint is None else asked.endpoint.cost
-    if cost == 1 and entry is not None and asked.counters is entry.counters:
-        return entry.unit_costs
+    if cost == 1 and entry is not None and asked.counters is entry.limits.counters:
+        return entry.limits.unit_costs
     if isinstance(cost, int):
         return [min(cost * meter.cost, _TOO_MUCH) if meter.unit == "requests" else 0 for meter in asked.meters]
     return [min(cost.get(meter.unit, 0) * meter.cost, _TOO_MUCH) for meter in asked.meters]

@@ -16,17 +16,14 @@ from typing import Final
 
 import msgspec
 
-from apishield.core.abuse_detector.addresses import Network, parse_network
 from apishield.core.abuse_detector.blocklist import Blocklist
-from apishield.core.counter_keys import counter_key
-from apishield.core.decision import KeyView
 from apishield.core.endpoints import Catalogue, CatalogueEntry
 from apishield.core.key_manager.format import SecretKind, inspect
 from apishield.core.key_manager.hashing import digester
-from apishield.core.model import Counter, Limit
-from apishield.core.policies import CompiledPolicy, Meter, PolicyPlan
+from apishield.core.policies import CompiledPolicy, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
 from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
+from apishield.services.key_entries import CustomerEntry, KeyEntry
 
 OPERATOR_ID: Final = "operator"
 _CATCH_UP_INTERVAL_SECONDS = 0.1
@@ -43,30 +40,6 @@ class Credential(msgspec.Struct, frozen=True):
     expires_at_us: int | None = None
 
 
-class KeyEntry:
-    """A key, made ready to be checked: its counters, its networks, and what a decision tells about it."""
-
-    __slots__ = ("counters", "key", "meters", "networks", "takes_slots", "unit_costs", "view")
-
-    def __init__(self, key: Key, customer: Customer | None) -> None:
-        self.key = key
-        self.view = KeyView(key.id, key.name, key.scopes, key.environment, key.customer_id, key.metadata)
-        self.networks: tuple[Network, ...] = tuple(
-            network for network in map(parse_network, key.allowed_ips) if network is not None
-        )
-        limits: list[tuple[Limit, dict[str, str]]] = [
-            (limit, {"key": key.id}) for limit in (*key.rate_limits, *key.quotas)
-        ]
-        if customer is not None:
-            limits += [(limit, {"customer": customer.id}) for limit in customer.rate_limits]
-        self.meters = tuple(Meter(limit) for limit, _ in limits)
-        self.counters = tuple(
-            Counter(counter_key(key.tenant_id, key.environment, limit, subject), limit) for limit, subject in limits
-        )
-        self.takes_slots = any(meter.takes_slots for meter in self.meters)
-        self.unit_costs = tuple(1 if meter.unit == "requests" else 0 for meter in self.meters)
-
-
 class TenantView:
     """One tenant's part of the snapshot."""
 
@@ -78,7 +51,7 @@ class TenantView:
         self.tenant = tenant
         self.keys: dict[str, KeyEntry] = {}
         self.secrets: dict[bytes, SecretHash] = {}
-        self.customers: dict[str, Customer] = {}
+        self.customers: dict[str, CustomerEntry] = {}
         self.policies: dict[str, CompiledPolicy] = {}
         self.policy_plan = PolicyPlan(tenant.plan, ())
         self.endpoints: dict[str, CatalogueEntry] = {}
@@ -320,18 +293,12 @@ class Snapshot:
     def _take_key(self, key: Key) -> None:
         view = self._tenants.get(key.tenant_id)
         if view is not None:
-            view.keys[key.id] = KeyEntry(key, view.customers.get(key.customer_id) if key.customer_id else None)
+            view.keys[key.id] = KeyEntry(key, view.customers)
 
     def _take_customer(self, customer: Customer) -> None:
         view = self._tenants.get(customer.tenant_id)
-        if view is None:
-            return
-        known = customer.id in view.customers
-        view.customers[customer.id] = customer
-        if known:  # a new customer has no keys yet
-            for key_id, entry in list(view.keys.items()):
-                if entry.key.customer_id == customer.id:
-                    view.keys[key_id] = KeyEntry(entry.key, customer)
+        if view is not None:
+            view.customers[customer.id] = CustomerEntry(customer)
 
     def _take_policies(self, policies: Iterable[Policy]) -> None:
         touched: set[str] = set()

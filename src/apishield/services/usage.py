@@ -20,8 +20,9 @@ from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, DayUse, QuotaUse
 from apishield.core.records import Actor, Key, Policy
 from apishield.errors import ProblemError
+from apishield.services.key_entries import KeyEntry
 from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
-from apishield.services.snapshot import KeyEntry, Snapshot, TenantView
+from apishield.services.snapshot import Snapshot, TenantView
 from apishield.stores.sql.database import Database
 
 DAY_US = 86_400 * SECOND_US
@@ -184,9 +185,10 @@ class UsageService:
         entry = view.keys.get(key.id) if view is not None else None
         if entry is None:
             raise ProblemError("not_found", f"There is no key {key.id!r}.")
-        asked = self._counters.decide(entry.counters, [0] * len(entry.counters))
+        limits = entry.limits
+        asked = self._counters.decide(limits.counters, [0] * len(limits.counters))
         verdict = asked if isinstance(asked, Verdict) else await asked
-        measured = list(zip(entry.counters, entry.meters, verdict.outcomes, strict=True))
+        measured = list(zip(limits.counters, limits.meters, verdict.outcomes, strict=True))
         await self.flush()
         now_us = self._clock()
         return KeyUsage(
@@ -227,7 +229,7 @@ class UsageService:
         async with self._database.transaction() as tx:
             await tx.audit.record(actor, action="key.limits_reset", target=key.id)
             if entry is not None:
-                await self._counters.reset([counter for counter in entry.counters if counter.limit.id in own])
+                await self._counters.reset([counter for counter in entry.limits.counters if counter.limit.id in own])
 
     async def _totals(self, key: Key, now_us: int) -> KeyTotals:
         today = _day(now_us)
