@@ -73,6 +73,7 @@ async def belongings(alice: Tenant) -> dict[str, str]:
 async def state(service: Service, tenant_id: str) -> dict[str, list[Any]]:
     """Every row of the tenant, in every table that has tenants."""
     found: dict[str, list[Any]] = {}
+    await service.runtime.usage.flush()  # what was noted of the tenant's own use
     async with service.runtime.database.engine.connect() as connection:
         for table in metadata.sorted_tables:
             if "tenant_id" in table.c:
@@ -137,7 +138,8 @@ async def test_no_list_and_no_answer_shows_another_tenants_things(
             continue  # the service's own, for whoever runs it
         for caller in (bob, viewer, Caller(service.client, bob.service_key), service.nobody):
             response = await caller.ask(operation.method, operation.path, operation.body)
-            assert response.status_code < 500, (operation.name, response.text)
+            no_gateway = operation.name == "checkForEnvoy" and response.status_code == 503
+            assert response.status_code < 500 or no_gateway, (operation.name, response.text)
             shown = [secret for secret in private if secret in response.text]
             assert not shown, (operation.name, shown)
     assert await state(service, alice.id) == before
