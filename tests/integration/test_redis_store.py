@@ -317,3 +317,29 @@ def test_addresses_of_sentinels_and_clusters_are_read_whole() -> None:
     assert sentinel.sentinel_options == {"password": "s"}
     cluster = parse_address("redis+cluster://:p@one,two:2")
     assert (cluster.hosts, cluster.options) == ([("one", 6379), ("two", 2)], {"password": "p"})
+
+
+async def test_what_waits_behind_our_own_calls_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
+    wide = counter(SlidingWindow(1_000_000, MINUTE_US))
+    store = RedisStore(redis_url, timeout_ms=60)
+    await decide(store, wide)
+    asked = [
+        asyncio.ensure_future(decide(store, wide)) for _ in range(20_000)
+    ]  # some hundred milliseconds of Redis' work
+    verdicts = await asyncio.gather(*asked, return_exceptions=True)
+    await store.close()
+    assert all(isinstance(verdict, Verdict) and verdict.admitted for verdict in verdicts)
+
+
+async def test_a_silent_redis_fails_those_who_wait_to_be_sent_with_those_who_were(redis_server: RedisServer) -> None:
+    store = RedisStore(redis_server.url, timeout_ms=60)
+    wide = counter(SlidingWindow(1_000_000, MINUTE_US))
+    await decide(store, wide)
+    redis_server.stop()
+    try:
+        asked = [asyncio.ensure_future(decide(store, wide)) for _ in range(5_000)]
+        verdicts = await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        redis_server.cont()
+    assert all(isinstance(verdict, StoreUnavailable) for verdict in verdicts)
+    await store.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 
 import msgspec
@@ -38,7 +39,9 @@ from apishield.stores.redis.servers import Servers, servers_of
 
 VERDICTS_A_CALL = 64
 COUNTERS_A_CALL = 256  # keeps a call within about a millisecond of Redis
+CALLS_UNDER_WAY = 16  # about 10 ms of Redis' work
 MAX_RESENT = 3
+_ONE_TURN_SECONDS = 0.001
 STUCK_AFTER_SECONDS = 1.0
 
 
@@ -61,6 +64,8 @@ class RedisStore:
         self._ledger = ledger
         self._test_clock = test_clock
         self._asked: list[Ask] = []
+        self._waiting: deque[tuple[list[Ask], int]] = deque()
+        self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def decide(
@@ -112,6 +117,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Lets go of connections; whoever still waits gets ``StoreUnavailable``."""
+        self.fail_waiting(StoreUnavailable("The store is closed."))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -157,8 +163,29 @@ class RedisStore:
             groups.setdefault(hash_tag(ask.counters[0].key), []).append(ask)
         now_us = self._test_clock() if self._test_clock else 0
         for group in groups.values():
-            for batch in _chunks(group):
-                _Batch(self, batch, now_us).send()
+            self._waiting.extend((chunk, now_us) for chunk in _chunks(group))
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Sends calls for as long as few are under way: what waits behind our own calls is not waiting for Redis."""
+        while self._waiting and self._under_way < CALLS_UNDER_WAY:
+            chunk, now_us = self._waiting.popleft()
+            self._under_way += 1
+            _Batch(self, chunk, now_us).send()
+
+    def over(self) -> None:
+        """A call is over; the next may go."""
+        self._under_way -= 1
+        if self._waiting:
+            self._send_waiting()
+
+    def fail_waiting(self, error: StoreUnavailable) -> None:
+        """Redis is silent: who waits to be sent would only wait longer."""
+        waiting, self._waiting = self._waiting, deque()
+        for chunk, _ in waiting:
+            for ask in chunk:
+                if not ask.verdict.done():
+                    ask.verdict.set_exception(error)
 
     def _seed_later(self, ask: Ask, now_us: int) -> None:
         task = asyncio.get_running_loop().create_task(self._seed(ask, now_us))
@@ -250,12 +277,20 @@ class _Batch:
                     ask.verdict.set_exception(error)
 
     def _time_out(self) -> None:
-        self.lost(StoreUnavailable(f"Redis did not answer within {self._store.timeout_seconds * 1000:.0f} ms."))
+        """Looks once more: where this process was held up, the answer lies in the socket, and uvloop runs timers first."""
+        self._timer = asyncio.get_running_loop().call_later(_ONE_TURN_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        error = StoreUnavailable(f"Redis did not answer within {self._store.timeout_seconds * 1000:.0f} ms.")
+        self._store.fail_waiting(error)
+        self.lost(error)
         self._store.servers.give_up_if_silent(self._key, STUCK_AFTER_SECONDS)
 
     def _close(self) -> None:
-        self._is_open = False
-        self._timer.cancel()
+        if self._is_open:
+            self._is_open = False
+            self._timer.cancel()
+            self._store.over()
 
 
 def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
