@@ -85,6 +85,70 @@ async def test_a_chain_that_was_removed_as_a_whole_is_missed(plane: ControlPlane
     ]
 
 
+@pytest.mark.parametrize(
+    ("statements", "reason"),
+    [
+        (
+            [
+                "DELETE FROM audit_entries WHERE sequence > 2",
+                "UPDATE audit_heads SET mac = (SELECT e.mac FROM audit_entries e WHERE e.sequence = 2)",
+                "UPDATE audit_heads SET sequence = 2, seal = '1:junk'",
+            ],
+            "the head was changed",
+        ),
+        (["DELETE FROM audit_entries", "DELETE FROM audit_heads"], "the head of the chain is missing"),
+        (
+            ["DELETE FROM audit_entries", "UPDATE audit_heads SET sequence = 0, mac = '', seal = ''"],
+            "the head of the chain is missing",
+        ),
+        (["UPDATE audit_heads SET seal = ''"], "the head of the chain is missing"),
+        (["DELETE FROM audit_entries WHERE sequence > 2"], "the chain ends at entry 2, its head says 5"),
+        (["UPDATE audit_heads SET sequence = 1"], "the chain ends at entry 5, its head says 1"),
+    ],
+)
+async def test_a_break_stays_in_the_log_when_the_log_goes_on(
+    plane: ControlPlane, statements: list[str], reason: str
+) -> None:
+    """What is recorded next neither fails nor makes the chain look whole; what comes after the mark is proven again."""
+    owner = await plane.owner()
+    key, _ = await plane.keys.create(owner, KeyDraft(name="k"))
+    for statement in statements:
+        await tampered(plane, statement)
+    await plane.keys.update(owner, key.id, KeyChanges(name="n"))
+    await plane.keys.revoke(owner, key.id)
+    breaks = (await plane.audit.verify()).breaks
+    assert breaks[-1].reason == f"the chain was broken before this entry: {reason}"
+    assert (await plane.actions(owner))[-3:] == ["audit.broken", "key.updated", "key.revoked"]
+    await tampered(plane, "UPDATE audit_entries SET actor = 'x' WHERE action = 'key.revoked'")
+    assert (await plane.audit.verify()).breaks[-1].reason == "the entry was changed"
+
+
+async def test_an_entry_put_after_the_end_does_not_keep_the_log_from_going_on(plane: ControlPlane) -> None:
+    owner = await plane.owner()
+    key, _ = await plane.keys.create(owner, KeyDraft(name="k"))
+    await tampered(plane, COPY.replace("sequence = 6", "sequence = 5").format(sequence=6))
+    await plane.keys.revoke(owner, key.id)
+    assert not (await plane.audit.verify()).holds
+
+
+async def test_a_chain_set_back_with_its_head_is_found_by_an_entry_that_was_seen_elsewhere(
+    plane: ControlPlane, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "apishield.audit"):
+        owner = await plane.owner()
+    chain, number, mac = caplog.messages[-1].removeprefix("audit log: ").split(":", 2)
+    assert (chain, number) == (owner.tenant_id, "4")
+    seen = {chain: {4: mac}}
+    assert (await plane.audit.verify(expected=seen)).holds
+    await plane.keys.create(owner, KeyDraft(name="k"))
+    assert (await plane.audit.verify(expected=seen)).holds
+    forged = (await plane.audit.verify(expected={chain: {4: "1:00"}})).breaks
+    assert [broken.reason for broken in forged] == ["the entry is not the one that was seen before"]
+    ahead = (await plane.audit.verify(expected={chain: {6: mac}})).breaks
+    assert [broken.reason for broken in ahead] == ["the chain ends at entry 5, entry 6 was seen before"]
+    assert not (await plane.audit.verify(expected={"ten_gone": {1: mac}})).holds
+
+
 async def test_one_broken_chain_leaves_the_others_proven(plane: ControlPlane) -> None:
     owner, other = await plane.owner(), await plane.owner()
     await tampered(

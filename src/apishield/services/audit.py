@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from apishield.core.audit_chain import ChainWalk
 from apishield.core.records import Actor, AuditEntry, Role
 from apishield.services.base import Service, tenant_of
 from apishield.services.checks import Faults
-from apishield.services.secrets import AUDIT_LABEL
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.repositories.audit import SERVICE_CHAIN
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
 
 class AuditBreak(msgspec.Struct, frozen=True):
-    """Where a chain first fails to hold, and why. What follows in that chain proves nothing."""
+    """Where a chain fails to hold, and why. What follows in that chain proves nothing, up to the mark of the break."""
 
     tenant_id: str
     sequence: int
@@ -62,25 +63,40 @@ class AuditService(Service):
                 chain, page, actor_id=actor_id, action=action, target=target, from_us=from_us, to_us=to_us
             )
 
-    async def verify(self, tenant_id: str | None = None) -> AuditReport:
-        """Walks the chain of a tenant, or all of them (those of deleted tenants included)."""
+    async def verify(
+        self, tenant_id: str | None = None, expected: Mapping[str, Mapping[int, str]] | None = None
+    ) -> AuditReport:
+        """Walks the chain of a tenant, or all of them (those of deleted tenants included).
+
+        ``expected`` are MACs that were seen before, by chain and number; a chain that lacks one of them does not hold.
+        """
+        expected = expected or {}
         async with self._database.read() as tx:
             chains = (
-                [tenant_id] if tenant_id is not None else sorted({*await tx.audit.chains(), *await tx.tenants.ids()})
+                [tenant_id]
+                if tenant_id is not None
+                else sorted({*await tx.audit.chains(), *await tx.tenants.ids(), *expected})
             )
-            entries, breaks = 0, []
+            entries, breaks = 0, tuple[AuditBreak, ...]()
             for chain in chains:
-                walked, fault = await self._walk(tx, chain)
+                walked, found = await self._walk(tx, chain, expected.get(chain, {}))
                 entries += walked
-                if fault is not None:
-                    breaks.append(fault)
-        return AuditReport(len(chains), entries, tuple(breaks))
+                breaks += found
+        return AuditReport(len(chains), entries, breaks)
 
-    async def _walk(self, tx: UnitOfWork, chain: str) -> tuple[int, AuditBreak | None]:
-        walk = ChainWalk(chain, lambda version: self._secrets.derive(AUDIT_LABEL, version))
+    async def _walk(
+        self, tx: UnitOfWork, chain: str, expected: Mapping[int, str]
+    ) -> tuple[int, tuple[AuditBreak, ...]]:
+        walk = ChainWalk(chain, self._secrets.audit_key().of, expected)
+        walked, breaks = 0, tuple[AuditBreak, ...]()
         async for sequence, entry in tx.audit.walk(chain):
             fault = "the entry was changed" if entry is None else walk.fault(entry)
             if fault is not None:
-                return walk.sequence, AuditBreak(chain, sequence, fault)
+                breaks += (AuditBreak(chain, sequence, fault),)
+                if walk.sequence != sequence:  # no mark of a break, after which the chain goes on
+                    return walked, breaks
+            walked += 1
         fault = walk.end_fault(await tx.audit.head(chain))
-        return walk.sequence, None if fault is None else AuditBreak(chain, walk.sequence + 1, fault)
+        if fault is not None:
+            breaks += (AuditBreak(chain, walk.sequence + 1, fault),)
+        return walked, breaks

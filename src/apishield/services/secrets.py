@@ -87,7 +87,8 @@ class Secrets:
 
     def audit_key(self) -> ChainKey:
         """The key that signs the audit log."""
-        return ChainKey(self.current_version, self.derive(AUDIT_LABEL))
+        others = {version: self.derive(AUDIT_LABEL, version) for version in self.versions[1:]}
+        return ChainKey(self.current_version, self.derive(AUDIT_LABEL), others)
 
     def encrypt(self, label: str, plaintext: bytes, associated_data: bytes = b"") -> bytes:
         """Seals ``plaintext``; ``associated_data`` says whose it is, so that rows can't be swapped."""

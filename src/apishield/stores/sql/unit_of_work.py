@@ -95,7 +95,13 @@ class UnitOfWork:
     @cached_property
     def audit(self) -> AuditRepository:
         """The audit log."""
-        return AuditRepository(self.connection, key=self._audit_key, now_us=self.now_us, entropy=self._entropy)
+        return AuditRepository(
+            self.connection,
+            key=self._audit_key,
+            now_us=self.now_us,
+            entropy=self._entropy,
+            after_commit=self.after_commit,
+        )
 
     @cached_property
     def idempotency(self) -> IdempotencyRepository:

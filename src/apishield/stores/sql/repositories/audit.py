@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Row, Text, insert, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apishield.core.audit_chain import GENESIS, ChainKey, Head, entry_mac, make_head
+from apishield.core.audit_chain import (
+    BREAK_ACTION,
+    FIRST_ACTION,
+    GENESIS,
+    ChainKey,
+    Head,
+    end_fault,
+    entry_mac,
+    make_head,
+    seal_fault,
+)
 from apishield.core.ids import new_id
 from apishield.core.records import Actor, AuditEntry
 from apishield.stores.sql.dialects import upsert
@@ -22,6 +34,9 @@ SERVICE_CHAIN = "operator"
 """The chain of what the operator does for no tenant, such as a block for all."""
 
 _ENTRIES_AT_ONCE = 500
+_MARKER = Actor(id="apishield", role=None, tenant_id=None)
+
+_log = logging.getLogger("apishield.audit")
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -37,12 +52,19 @@ class AuditRepository:
     """Appends entries, reads them."""
 
     def __init__(
-        self, connection: AsyncConnection, *, key: ChainKey, now_us: int, entropy: Callable[[int], bytes]
+        self,
+        connection: AsyncConnection,
+        *,
+        key: ChainKey,
+        now_us: int,
+        entropy: Callable[[int], bytes],
+        after_commit: Callable[[Callable[[], None]], None],
     ) -> None:
         self._connection = connection
         self._key = key
         self._now_us = now_us
         self._entropy = entropy
+        self._after_commit = after_commit
 
     async def record(
         self,
@@ -62,26 +84,35 @@ class AuditRepository:
         await self.record_many(actor, [Event(action, target, before, after)], tenant_id=tenant_id)
 
     async def record_many(self, actor: Actor, events: Sequence[Event], *, tenant_id: str | None = None) -> None:
-        """Appends an entry for each event, in order, as ``record`` does for one."""
+        """Appends an entry for each event, in order, as ``record`` does for one.
+
+        Where the chain was tampered with, an entry that says so goes before them, and ``verify`` tells of it for ever: what
+        is recorded next must neither hide a break, nor fail because of one.
+        """
         if not events:
             return
         chain = tenant_id or actor.tenant_id or SERVICE_CHAIN
-        sequence, mac = await self._hold_head(chain)
+        head = await self._hold_head(chain)
+        sequence, mac, fault = await self._end(chain, head, events[0].action)
+        recorded = [(actor, event) for event in events]
+        if fault is not None:
+            _log.error("the audit log of %s was tampered with: %s", chain, fault)
+            recorded.insert(0, (_MARKER, Event(BREAK_ACTION, chain, after={"reason": fault})))
         entries: list[AuditEntry] = []
-        for event in events:
+        for who, event in recorded:
             sequence += 1
             entry = AuditEntry(
                 id=new_id("aud", self._now_us, self._entropy),
                 tenant_id=chain,
                 sequence=sequence,
                 at_us=self._now_us,
-                actor=actor.id,
+                actor=who.id,
                 action=event.action,
                 target=event.target,
                 before=None if event.before is None else dict(event.before),
                 after=None if event.after is None else dict(event.after),
-                address=actor.address,
-                request_id=actor.request_id,
+                address=who.address,
+                request_id=who.request_id,
                 previous_mac=mac,
                 mac="",
             )
@@ -90,16 +121,36 @@ class AuditRepository:
         head = make_head(self._key, chain, sequence, mac)
         await self._connection.execute(insert(audit_entries), [row_of(entry) for entry in entries])
         await self._connection.execute(update(audit_heads).where(audit_heads.c.tenant_id == chain).values(row_of(head)))
+        # A number and MAC that left for another place can be held against the database: see ``audit verify --expect``.
+        self._after_commit(partial(_log.info, "audit log: %s:%d:%s", chain, sequence, mac))
 
-    async def _hold_head(self, chain: str) -> tuple[int, str]:
+    async def _hold_head(self, chain: str) -> Head:
         # Inserts the head of a new chain, or locks the one that is there: both in one statement.
         statement = upsert(self._connection, audit_heads, ["tenant_id"], lambda new: {"tenant_id": new.tenant_id})
-        row = await self._connection.execute(
-            statement.returning(audit_heads.c.sequence, audit_heads.c.mac),
-            {"tenant_id": chain, "sequence": 0, "mac": GENESIS, "seal": ""},
-        )
-        sequence, mac = row.one()
-        return sequence, mac
+        unsealed = Head(chain, 0, GENESIS, "")
+        row = await self._connection.execute(statement.returning(*audit_heads.c), row_of(unsealed))
+        return Head(**row.one()._mapping)
+
+    async def _end(self, chain: str, head: Head, next_action: str) -> tuple[int, str, str | None]:
+        """Number and MAC of the entry that the next one follows, and what is wrong with the chain's end."""
+        columns = audit_entries.c
+        last = (
+            await self._connection.execute(
+                select(columns.sequence, columns.mac)
+                .where(columns.tenant_id == chain, columns.sequence > 0)
+                .order_by(columns.sequence.desc())
+                .limit(1)
+            )
+        ).one_or_none()
+        sequence, mac = (0, GENESIS) if last is None else (last.sequence, last.mac)
+        if last is None and not head.seal and (next_action == FIRST_ACTION or chain == SERVICE_CHAIN):
+            return sequence, mac, None
+        if not head.seal:
+            return sequence, mac, end_fault(chain, None, sequence, mac, self._key.of)
+        fault = end_fault(chain, head, sequence, mac, self._key.of)
+        if fault is not None and seal_fault(chain, head, self._key.of) is None:
+            sequence = max(sequence, head.sequence)  # numbers that were given are not given again
+        return sequence, mac, fault
 
     async def page(
         self,
