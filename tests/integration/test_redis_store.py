@@ -320,12 +320,10 @@ def test_addresses_of_sentinels_and_clusters_are_read_whole() -> None:
 
 
 async def test_what_waits_behind_our_own_calls_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
-    wide = counter(SlidingWindow(1_000_000, MINUTE_US))
+    wide = [counter(rule) for rule in (SlidingWindow(10**6, MINUTE_US), FixedWindow(10**6, MINUTE_US), Quota(10**6))]
     store = RedisStore(redis_url, timeout_ms=60)
-    await decide(store, wide)
-    asked = [
-        asyncio.ensure_future(decide(store, wide)) for _ in range(20_000)
-    ]  # some hundred milliseconds of Redis' work
+    await decide(store, *wide)
+    asked = [asyncio.ensure_future(decide(store, *wide)) for _ in range(40_000)]  # many times 60 ms of Redis' work
     verdicts = await asyncio.gather(*asked, return_exceptions=True)
     await store.close()
     assert all(isinstance(verdict, Verdict) and verdict.admitted for verdict in verdicts)
