@@ -48,6 +48,19 @@ def test_the_catalogue_finds_the_best_endpoint_whatever_the_order_in_which_it_wa
         assert (None if found is None else found.endpoint) == expected
 
 
+@given(st.lists(st.tuples(methods, patterns), max_size=16), st.sets(st.integers(0, 15)), asked, paths)
+def test_a_catalogue_that_was_changed_is_as_one_that_was_made_anew(
+    drawn: list[tuple[str, str]], gone: set[int], method: str, path: str
+) -> None:
+    known = {(method, shape(path)): _endpoint(number, method, path) for number, (method, path) in enumerate(drawn)}
+    entries = [CatalogueEntry(endpoint) for endpoint in known.values()]
+    changed = Catalogue(entries)
+    for number in gone & set(range(len(entries))):
+        changed.remove(entries[number])
+    anew = Catalogue(entry for number, entry in enumerate(entries) if number not in gone)
+    assert changed.find(method, path) is anew.find(method, path)
+
+
 @given(st.text(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=1, max_size=16), patterns)
 def test_methods_that_somebody_invents_make_no_counters_of_their_own(method: str, pattern: str) -> None:
     known = {pattern_subject(each, pattern) for each in (*METHODS, None)}

@@ -37,15 +37,22 @@ class CatalogueEntry:
 
 
 class Catalogue:
-    """All endpoints of a tenant, compiled once per change."""
+    """All endpoints of a tenant. A change costs as much as what changed, not as much as all that is there."""
 
     __slots__ = ("_by_method",)
 
-    def __init__(self, entries: Iterable[CatalogueEntry]) -> None:
+    def __init__(self, entries: Iterable[CatalogueEntry] = ()) -> None:
         self._by_method: dict[str, PathIndex[CatalogueEntry]] = {}
         for entry in entries:
-            endpoint = entry.endpoint
-            self._by_method.setdefault(endpoint.method, PathIndex()).add(endpoint.path, entry)
+            self.add(entry)
+
+    def add(self, entry: CatalogueEntry) -> None:
+        """Takes an endpoint in."""
+        self._by_method.setdefault(entry.endpoint.method, PathIndex()).add(entry.endpoint.path, entry)
+
+    def remove(self, entry: CatalogueEntry) -> None:
+        """Takes out an endpoint that was taken in."""
+        self._by_method[entry.endpoint.method].remove(entry.endpoint.path, entry)
 
     def find(self, method: str, path: str) -> CatalogueEntry | None:
         """The endpoint of a request with this method and normal path: the most particular path, then the method itself.

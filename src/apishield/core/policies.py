@@ -165,20 +165,20 @@ class Selection:
 
     def __init__(self, policies: Iterable[CompiledPolicy]) -> None:
         self._methods: dict[str | None, list[CompiledPolicy]] = {}
-        self._paths: dict[str | None, PathIndex[CompiledPolicy]] = {}
+        self._paths: PathIndex[CompiledPolicy] | None = None
         self._attributes: dict[tuple[str, str], list[CompiledPolicy]] = {}
         self.is_empty = True
         for policy in policies:
             self.is_empty = False
             match = policy.match
-            for method in dict.fromkeys(match.methods) or (None,):
-                if match.path is not None:
-                    self._paths.setdefault(method, PathIndex()).add(match.path, policy)
-                elif match.attributes:
-                    first = next(iter(match.attributes.items()))
-                    self._attributes.setdefault(first, []).append(policy)
-                    break
-                else:
+            if match.path is not None:
+                self._paths = self._paths or PathIndex()
+                self._paths.add(match.path, policy)
+            elif match.attributes:
+                first = next(iter(match.attributes.items()))
+                self._attributes.setdefault(first, []).append(policy)
+            else:
+                for method in dict.fromkeys(match.methods) or (None,):
                     self._methods.setdefault(method, []).append(policy)
 
     def matching(self, facts: Facts) -> list[CompiledPolicy]:
@@ -187,18 +187,11 @@ class Selection:
         found = [*self._methods.get(None, ())]
         if method is not None:
             found += self._methods.get(method, ())
-        if path is not None and self._paths:
-            for index in (self._paths.get(None), self._paths.get(method) if method is not None else None):
-                if index is not None:
-                    found += [policy for policy in index.find(path) if _attributes_match(policy.match, facts)]
+        if path is not None and self._paths is not None:
+            found += [policy for policy in self._paths.find(path) if _matches(policy.match, facts)]
         if facts.attributes and self._attributes:
             for attribute in facts.attributes.items():
-                found += [
-                    policy
-                    for policy in self._attributes.get(attribute, ())
-                    if _attributes_match(policy.match, facts)
-                    and (not policy.match.methods or method in policy.match.methods)
-                ]
+                found += [policy for policy in self._attributes.get(attribute, ()) if _matches(policy.match, facts)]
         if len(found) > 1:
             found.sort(key=_id_of)
         return found
@@ -251,7 +244,10 @@ def _is_for(match: Match, has_key: bool, environment: str, scopes: tuple[str, ..
     )
 
 
-def _attributes_match(match: Match, facts: Facts) -> bool:
+def _matches(match: Match, facts: Facts) -> bool:
+    """Whether a check has the method and the attributes that ``match`` asks for."""
+    if match.methods and facts.method not in match.methods:
+        return False
     given = facts.attributes or {}
     return all(given.get(name) == value for name, value in match.attributes.items())
 

@@ -44,7 +44,7 @@ class TenantView:
     """One tenant's part of the snapshot."""
 
     __slots__ = (
-        "_catalogue", "allows", "blocks", "customers", "endpoints", "keys", "policies", "policy_plan", "secrets", "tenant",
+        "allows", "blocks", "catalogue", "customers", "endpoints", "keys", "policies", "policy_plan", "secrets", "tenant",
     )  # fmt: skip
 
     def __init__(self, tenant: Tenant) -> None:
@@ -55,20 +55,9 @@ class TenantView:
         self.policies: dict[str, CompiledPolicy] = {}
         self.policy_plan = PolicyPlan(tenant.plan, ())
         self.endpoints: dict[str, CatalogueEntry] = {}
-        self._catalogue: Catalogue | None = None
+        self.catalogue = Catalogue()
         self.blocks = Blocklist()
         self.allows = Blocklist()
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The endpoints, compiled by the first check after a change: of many changes in a row, once."""
-        if self._catalogue is None:
-            self._catalogue = Catalogue(self.endpoints.values())
-        return self._catalogue
-
-    def endpoints_changed(self) -> None:
-        """Has them compiled again."""
-        self._catalogue = None
 
 
 class Snapshot:
@@ -235,8 +224,9 @@ class Snapshot:
                 if view.policies.pop(change.object_id, None) is not None:
                     view.policy_plan = PolicyPlan(view.tenant.plan, view.policies.values())
             case "endpoint" if view is not None:
-                if view.endpoints.pop(change.object_id, None) is not None:
-                    view.endpoints_changed()
+                gone_endpoint = view.endpoints.pop(change.object_id, None)
+                if gone_endpoint is not None:
+                    view.catalogue.remove(gone_endpoint)
             case "block":
                 for blocklist in (self.operator_blocks,) if view is None else (view.blocks, view.allows):
                     blocklist.discard(change.object_id)
@@ -278,8 +268,11 @@ class Snapshot:
         for endpoint in rows.endpoints:
             owner = self._tenants.get(endpoint.tenant_id)
             if owner is not None:
-                owner.endpoints[endpoint.id] = CatalogueEntry(endpoint)
-                owner.endpoints_changed()
+                before = owner.endpoints.get(endpoint.id)
+                if before is not None:
+                    owner.catalogue.remove(before)
+                entry = owner.endpoints[endpoint.id] = CatalogueEntry(endpoint)
+                owner.catalogue.add(entry)
         for block in rows.blocks:
             self._take_block(block)
 
