@@ -55,6 +55,7 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
     "NUL deep in metadata": ({"name": "k", "metadata": {"a": [{"b": "\0"}]}}, "/metadata/a/0/b"),
     "a lone surrogate in metadata": ({"name": "k", "metadata": {"a": "\udfff"}}, "/metadata/a"),
     "a lone surrogate as a name in metadata": ({"name": "k", "metadata": {"\ud800": 1}}, "/metadata"),
+    "a lone surrogate as a name of a lone surrogate": ({"name": "k", "metadata": {"\ud800": "\udfff"}}, "/metadata"),
     "an integer of 65 bits in metadata": ({"name": "k", "metadata": {"a": 2**64}}, "/metadata/a"),
     "metadata over 16 KiB": ({"name": "k", "metadata": {"a": "x" * 17_000}}, "/metadata"),
     "metadata that is a list": ({"name": "k", "metadata": []}, "/metadata"),

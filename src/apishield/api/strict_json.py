@@ -80,6 +80,7 @@ def _faults(value: Any, path: tuple[str | int, ...]) -> Iterator[Fault]:
             for name in value:
                 if _text_fault(name):
                     yield Fault(pointer(("body", *path)), f"a name in it: {_text_fault(name)}")
+                    return  # a place below that name could not be written either
         for part, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _faults(inner, (*path, part))
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
