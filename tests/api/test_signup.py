@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx2
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from tests.api.support import Caller, Service, Tenant, problem_of, serving
 from tests.support.clock import ManualClock
@@ -37,12 +39,36 @@ async def test_a_program_on_the_machine_signs_up_and_gets_tenant_token_and_servi
         {"Via": "1.1 proxy"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Forwarded": "203.0.113.9"},
+        {"True-Client-IP": "203.0.113.9"},
+        {"Client-IP": "203.0.113.9"},
+        {"X-Envoy-External-Address": "203.0.113.9"},
+        {"CF-Connecting-IP": "203.0.113.9"},
     ],
 )
 async def test_a_request_through_a_proxy_or_from_a_web_page_is_not_local(
     service: Service, headers: dict[str, str]
 ) -> None:
     await service.nobody.problem(401, "signup_closed", "POST", "/v1/tenants", NEW, headers=headers)
+
+
+async def test_a_request_in_http_1_0_is_a_proxys(service: Service) -> None:
+    """Nginx speaks it to what it passes on to, and without further settings sends no forwarding headers."""
+
+    async def through_nginx(scope: Scope, receive: Receive, send: Send) -> None:
+        await service.app({**scope, "http_version": "1.0"}, receive, send)
+
+    transport = httpx2.ASGITransport(app=through_nginx, client=("127.0.0.1", 50_000))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+        await Caller(client).problem(401, "signup_closed", "POST", "/v1/tenants", NEW)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz"])
+async def test_an_origin_that_makes_no_sense_is_a_strangers(service: Service, path: str) -> None:
+    response = await service.client.get(path, headers={"Origin": "http://["})
+    assert response.status_code == (401 if path == "/metrics" else 200)
 
 
 async def test_a_page_of_the_machine_itself_may_sign_up(service: Service) -> None:
@@ -91,6 +117,19 @@ async def test_an_address_signs_up_so_often_and_then_waits_and_others_do_not(
         await service.operator.ok("POST", "/v1/tenants", NEW, status=201)
         clock.advance(int(refused.headers["retry-after"]))
         await one.ok("POST", "/v1/tenants", NEW, status=201)
+
+
+async def test_an_ipv6_subscriber_counts_as_one_however_many_addresses_it_has(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    async with serving(tmp_path, clock, host="0.0.0.0", signup="open", signup_limit="1/hour") as service:
+
+        def at(address: str) -> Caller:
+            return Caller(service.client_at("http://limits.example", address))
+
+        await at("2001:db8:1:2::1").ok("POST", "/v1/tenants", NEW, status=201)
+        await at("2001:db8:1:2:ffff::2").problem(429, "signup_rate_limited", "POST", "/v1/tenants", NEW)
+        await at("2001:db8:1:3::1").ok("POST", "/v1/tenants", NEW, status=201)
 
 
 async def test_forwarded_addresses_are_believed_from_trusted_proxies_only(tmp_path: Path, clock: ManualClock) -> None:

@@ -2,23 +2,27 @@
 
 A service on a loopback address trusts whoever runs programs on the machine, and nobody else. Two strangers can still reach it:
 a page in the browser, by DNS rebinding (its ``Host`` is then a foreign name) or by a cross-site request (its ``Origin`` is
-foreign), and a proxy on the machine (it says so in forwarding headers). None of them counts as local.
+foreign), and a proxy on the machine (it says so in forwarding headers, or speaks HTTP/1.0 as Nginx does by default). None
+of them counts as local. A proxy that does neither can't be told apart: behind one, close the sign-up.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apishield.core.abuse_detector.addresses import Network, client_address, parse_network
+from apishield.core.abuse_detector.addresses import Address, Network, client_address, parse_network
 from apishield.errors import ProblemError
 from apishield.settings import Settings
 
-_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_is_forwarding = re.compile(
+    r"via|forwarded|x-real-ip|x-original-.*|x-forwarded.*|x-envoy-.*|cf-.*|.*client-ip"
+).fullmatch
 
 
 class Origins:
@@ -35,23 +39,31 @@ class Origins:
 
     def address(self, scope: Scope) -> str | None:
         """The client's address: the peer's, or what trusted proxies say."""
+        found = self._client(scope)
+        return found.text if found else None
+
+    def counted(self, scope: Scope) -> str | None:
+        """What limits count by: the client's address, or the /64 that an IPv6 subscriber holds as a whole."""
+        found = self._client(scope)
+        return found.counted if found else None
+
+    def _client(self, scope: Scope) -> Address | None:
         peer = scope.get("client")
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
-        found = client_address(peer[0] if peer else None, forwarded.split(",") if forwarded else [], self.trusted)
-        return found.text if found else None
+        return client_address(peer[0] if peer else None, forwarded.split(",") if forwarded else [], self.trusted)
 
     def is_local(self, scope: Scope) -> bool:
         """Whether a program on this machine asks, by itself."""
         headers = Headers(scope=scope)
         peer = scope.get("client")
-        origin = headers.get("origin")
         return (
             self.loopback_bind
             and peer is not None
             and is_loopback(peer[0])
             and is_loopback(host_name(headers.get("host", "")))
-            and not any(name in headers for name in _FORWARDING)
-            and (origin is None or is_loopback(urlsplit(origin).hostname or ""))
+            and scope.get("http_version") != "1.0"
+            and not any(_is_forwarding(name) for name in headers)
+            and all(is_loopback(_origin_name(origin)) for origin in headers.getlist("origin"))
         )
 
     def may_sign_up(self, scope: Scope) -> bool:
@@ -92,6 +104,14 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0].rstrip(".") if host.count(":") == 1 else host.rstrip(".")
+
+
+def _origin_name(origin: str) -> str:
+    """The name of the host in an ``Origin`` header; empty where it has none or makes no sense."""
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(name: str) -> bool:

@@ -12,7 +12,6 @@ from apishield.core.counter_keys import counter_key
 from apishield.core.model import SECOND_US, Counter, Limit, OnStoreFailure
 from apishield.core.ports import CounterStore
 from apishield.core.rate_limiter.parse import parse_limit
-from apishield.core.records import Actor
 from apishield.errors import ConfigurationError, ProblemError
 
 _NOBODYS = "signup"  # the place of the tenant in the counter's key: nobody has one yet
@@ -31,7 +30,7 @@ class SignUps:
             raise ConfigurationError(f"APISHIELD_SIGNUP_LIMIT: {error}") from None
         self._limit = Limit(id="lim_signup", name="signup", algorithm=algorithm, on_store_failure=OnStoreFailure.LOCAL)
 
-    async def admit(self, scope: Scope, actor: Actor) -> None:
+    async def admit(self, scope: Scope) -> None:
         """Raises ``signup_closed`` for a stranger, ``signup_rate_limited`` for an address that signs up too often."""
         if not self._origins.may_sign_up(scope):
             raise ProblemError(
@@ -39,7 +38,7 @@ class SignUps:
                 "Signing up without a token is open to programs on the same machine only. Send the operator's token: "
                 "'Authorization: Bearer aso_…'.",
             )
-        key = counter_key(_NOBODYS, "live", self._limit, {"ip": actor.address or "unknown"})
+        key = counter_key(_NOBODYS, "live", self._limit, {"ip": self._origins.counted(scope) or "unknown"})
         decided = self._store.decide([Counter(key, self._limit)], [1])
         verdict = await decided if inspect.isawaitable(decided) else decided
         if not verdict.admitted:

@@ -30,7 +30,7 @@ async def create_tenant(
     """
     if actor.role is None:
         sign_ups: SignUps = request.app.state.sign_ups
-        await sign_ups.admit(request.scope, actor)
+        await sign_ups.admit(request.scope)
     made = await runtime.tenants.create(actor, name=body.name, plan=body.plan, metadata=body.metadata)
     api_key = CreatedKeyOut.made(made.key, made.key_secret, runtime.clock())
     return CreatedTenantOut.made(made.tenant, made.token.id, made.token_secret, api_key)
