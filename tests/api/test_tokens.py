@@ -22,6 +22,30 @@ async def test_a_token_can_do_no_more_than_its_role(alice: Tenant) -> None:
     await viewer.problem(403, "forbidden", "POST", "/v1/tokens", {"name": "x", "role": "viewer"})
 
 
+async def test_a_service_key_does_not_outlive_the_token_that_makes_changes_or_rotates_it(
+    service: Service, alice: Tenant
+) -> None:
+    end, later = "2026-12-01T00:00:00Z", "2026-12-01T00:00:01Z"
+    made = await alice.ok("POST", "/v1/tokens", {"name": "Short", "role": "owner", "expires_at": end}, status=201)
+    short = Caller(service.client, made["token"])
+    fields = {"name": "SDK", "kind": "service"}
+    key = await short.ok("POST", "/v1/keys", fields, status=201)
+    assert key["expires_at"] == end
+    for method, path, body in (
+        ("POST", "/v1/keys", {**fields, "expires_at": later}),
+        ("PATCH", f"/v1/keys/{key['id']}", {"expires_at": later}),
+        ("PATCH", f"/v1/keys/{key['id']}", {"expires_at": None}),
+    ):
+        problem = await short.problem(422, "validation_failed", method, path, body)
+        assert problem["errors"][0]["pointer"] == "/expires_at"
+    await short.ok("POST", f"/v1/keys/{key['id']}/rotate")
+    await short.problem(403, "forbidden", "POST", f"/v1/keys/{alice.service_key_id}/rotate")
+    await short.ok("PATCH", f"/v1/keys/{alice.service_key_id}", {"name": "renamed"})
+    await alice.ok("POST", f"/v1/keys/{alice.service_key_id}/rotate")
+    callers = await short.ok("POST", "/v1/keys", {"name": "Caller"}, status=201)
+    assert callers["expires_at"] is None
+
+
 async def test_a_token_does_not_outlive_the_one_that_makes_it(service: Service, alice: Tenant) -> None:
     short = await alice.ok(
         "POST", "/v1/tokens", {"name": "Short", "role": "owner", "expires_at": "2026-12-01T00:00:00Z"}, status=201

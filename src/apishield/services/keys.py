@@ -9,13 +9,14 @@ import msgspec
 from apishield.core.key_manager.format import SecretKind, hint
 from apishield.core.key_manager.hashing import digest
 from apishield.core.key_manager.lifecycle import MAX_GRACE_SECONDS, Status, grace_end_us, status
-from apishield.core.records import Actor, Environment, Key
+from apishield.core.records import Actor, Environment, Key, KeyKind
 from apishield.errors import Fault, ProblemError
 from apishield.services import key_import
 from apishield.services.audited import Audited
 from apishield.services.base import Service, differing, given, hold_tenant, not_found, refuse_over, tenant_of
 from apishield.services.checks import Faults
 from apishield.services.key_drafts import ImportItem, ImportResult, KeyChanges, KeyDraft, checked, new_key
+from apishield.services.lifetimes import outlives, within_own
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.repositories.audit import Event
 from apishield.stores.sql.unit_of_work import UnitOfWork
@@ -27,10 +28,13 @@ class KeyService(Service):
     """A tenant's keys."""
 
     async def create(self, actor: Actor, draft: KeyDraft) -> tuple[Key, str]:
-        """Makes a key; returns it with its secret, which is shown this once."""
+        """Makes a key; returns it with its secret, which is shown this once. A service key never outlives its maker."""
         async with self._database.transaction() as tx:
             tenant = await hold_tenant(tx, actor)
             faults = Faults()
+            if draft.kind is KeyKind.SERVICE:
+                expires_at_us = within_own(actor, draft.expires_at_us, "service key")
+                draft = msgspec.structs.replace(draft, expires_at_us=expires_at_us)
             key = new_key(tx, tenant.id, draft, hint="", faults=faults)
             await _check_customer(tx, key, faults)
             faults.raise_any()
@@ -79,6 +83,8 @@ class KeyService(Service):
             after = checked(after, faults, previous=before, now_us=tx.now_us, new_id=tx.new_id)
             if after.customer_id != before.customer_id:
                 await _check_customer(tx, after, faults)
+            if after.expires_at_us != before.expires_at_us and _gives_longer_life(actor, after):
+                faults.add("/expires_at", "a service key can't outlive the token that changes it")
             faults.raise_any()
             after = await _within_expiry(tx, after)
             await self._write(tx, actor, "key.updated", before, after)
@@ -112,6 +118,12 @@ class KeyService(Service):
             state = status(before, tx.now_us)
             if state in {"revoked", "expired"}:
                 raise ProblemError("conflict", f"The key {key_id} is {state} and can't be rotated. Make a new one.")
+            if _gives_longer_life(actor, before):
+                raise ProblemError(
+                    "forbidden",
+                    f"The service key {key_id} outlives this token, which would get its new secret. Use a token that lasts "
+                    "longer, or give the key an earlier expires_at.",
+                )
             end_us = grace_end_us(tx.now_us, grace_seconds, before.expires_at_us)
             await tx.secret_hashes.end_by(tenant.id, "key", key_id, end_us=end_us, now_us=tx.now_us)
             secret, stored = self._new_secret(_PREFIXES[before.environment], key_id)
@@ -164,6 +176,11 @@ async def _existing(tx: UnitOfWork, tenant_id: str, key_id: str) -> Key:
     if key is None:
         raise not_found("key", key_id)
     return key
+
+
+def _gives_longer_life(actor: Actor, key: Key) -> bool:
+    """Whether whoever has the key's secret could use the service for longer than the actor can."""
+    return key.kind is KeyKind.SERVICE and outlives(actor, key.expires_at_us)
 
 
 async def _check_customer(tx: UnitOfWork, key: Key, faults: Faults) -> None:

@@ -6,10 +6,11 @@ import msgspec
 
 from apishield.core.key_manager.format import SecretKind, hint
 from apishield.core.records import Actor, Role, Token
-from apishield.errors import Fault, ProblemError
+from apishield.errors import ProblemError
 from apishield.services.audited import Audited
 from apishield.services.base import Service, differing, hold_tenant, not_found, refuse_over, tenant_of
 from apishield.services.checks import Faults
+from apishield.services.lifetimes import within_own
 from apishield.stores.sql.pagination import Page, PageRequest
 
 _MAKERS = {Role.OWNER: (Role.OPERATOR, Role.OWNER), Role.VIEWER: (Role.OPERATOR, Role.OWNER)}
@@ -26,7 +27,7 @@ class TokenService(Service):
             raise ProblemError("forbidden", f"A {actor.role} can't make a token with the role {role}.")
         async with self._database.transaction() as tx:
             tenant = await hold_tenant(tx, actor)
-            expires_at_us = _expiry(actor, expires_at_us)
+            expires_at_us = within_own(actor, expires_at_us, "token")
             faults = Faults()
             faults.text("/name", name)
             faults.instant("/expires_at", expires_at_us, now_us=tx.now_us)
@@ -73,14 +74,3 @@ class TokenService(Service):
             was, now_is = differing(audited.token(before), audited.token(after))
             await tx.audit.record(actor, action="token.revoked", target=token_id, before=was, after=now_is)
         return after
-
-
-def _expiry(actor: Actor, asked_us: int | None) -> int | None:
-    own_us = actor.expires_at_us
-    if own_us is not None and asked_us is not None and asked_us > own_us:
-        raise ProblemError(
-            "validation_failed",
-            "expires_at: a token can't outlive the one that makes it; give an earlier time, or use a token that lasts longer.",
-            faults=[Fault("/expires_at", "is later than the expiry of the token that asks")],
-        )
-    return own_us if asked_us is None else asked_us
