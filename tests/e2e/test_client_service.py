@@ -124,3 +124,25 @@ async def test_the_asynchronous_client_is_the_same(service: Service, owner: APIS
     secret = owner.create_key("service", kind="service").key
     async with AsyncAPIShield(service.url, api_key=secret) as client:
         assert (await client.check(ip="198.51.100.7", method="GET", path="/")).allowed
+
+
+def test_an_estimate_is_settled_or_given_back(owner: APIShield) -> None:
+    tokens = {
+        "name": "tokens",
+        "strategy": "sliding_window",
+        "requests": 5000,
+        "window_seconds": 3600,
+        "unit": "tokens",
+    }
+    key = owner.create_key("For a model", rate_limits=[tokens])
+
+    def remaining() -> int:
+        return owner.check(api_key=key.key, cost=0).limits[0].remaining
+
+    settled, abandoned = [owner.check(api_key=key.key, cost={"tokens": 2000}, reserve=True) for _ in range(2)]
+    assert remaining() == 1000
+    report = Report(decision_id=settled.decision_id, status=200, latency_ms=2300, cost={"tokens": 812})
+    assert owner.report([report, report]).duplicates == 1
+    assert remaining() == 2188
+    assert [owner.release(abandoned.decision_id).released for _ in range(2)] == [True, False]
+    assert remaining() == 4188

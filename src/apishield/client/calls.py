@@ -26,6 +26,7 @@ from apishield.client.models import (
     KeyFields,
     KeyUsage,
     Page,
+    Released,
     Report,
     ReportBatch,
     ReportResult,
@@ -67,10 +68,13 @@ def check(
     country: str | None = None,
     attributes: Mapping[str, str] | None = None,
     require_key: bool | None = None,
+    reserve: bool = False,
+    settle_within_seconds: int = 3600,
 ) -> Call[Decision]:
     """Asks whether a request may pass, and charges its ``cost`` where it may (0 only looks).
 
-    Without a ``cost`` it is what the catalogue says of the endpoint, else 1.
+    Without a ``cost`` it is what the catalogue says of the endpoint, else 1. With ``reserve`` it is an estimate: report the
+    decision with the true ``cost`` within ``settle_within_seconds``.
     Never sent again where it may have arrived, since it may have been charged.
     """
     request = CheckRequest(
@@ -84,6 +88,8 @@ def check(
         country=country,
         attributes=None if attributes is None else dict(attributes),
         require_key=require_key,
+        reserve=reserve,
+        settle_within_seconds=settle_within_seconds,
     )
     return check_one(request)
 
@@ -103,6 +109,12 @@ def report(events: Iterable[Report]) -> Call[ReportResult]:
     """Tells what became of allowed requests, up to 1,000 at once. A repeated report counts once."""
     body = _encoder.encode(ReportBatch(list(events)))
     return Call("POST", "/v1/report", ReportResult, body, data_plane=True, repeatable=True)
+
+
+def release(decision_id: str) -> Call[Released]:
+    """Gives back the whole charge of a check that reserved, and the slots of one that holds some."""
+    path = f"/v1/decisions/{_segment(decision_id)}/release"
+    return Call("POST", path, Released, b"{}", data_plane=True, repeatable=True)
 
 
 def create_tenant(name: str, *, plan: str = "starter", metadata: Mapping[str, Any] | None = None) -> Call[Tenant]:

@@ -55,6 +55,7 @@ class _Calls:
     check = _Sent(calls.check)
     check_batch = _Sent(calls.check_batch)
     report = _Sent(calls.report)
+    release = _Sent(calls.release)
 
     create_tenant = _Sent(calls.create_tenant)
     get_tenant = _Sent(calls.get_tenant)

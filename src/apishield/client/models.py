@@ -37,18 +37,25 @@ class DecisionBatch(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of an allowed request."""
+    """What became of an allowed request. ``cost`` settles what its check reserved."""
 
     decision_id: str
     status: int
     latency_ms: float
     bytes: int | None = None
+    cost: int | dict[str, int] | None = None
 
 
 class ReportBatch(msgspec.Struct, frozen=True):
     """Up to 1,000 reports."""
 
     events: list[Report]
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Whether there was anything to give back."""
+
+    released: bool
 
 
 class ReportResult(msgspec.Struct, frozen=True, kw_only=True):

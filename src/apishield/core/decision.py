@@ -14,7 +14,7 @@ SettleWithin = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
-class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """The question, as ``POST /v1/check`` and the gateways ask it. All fields are optional.
 
     ``cost`` is a number of requests, or units by name (``{"requests": 1, "tokens": 900}``); 0 only looks. Where it is
