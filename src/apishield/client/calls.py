@@ -69,12 +69,12 @@ def check(
     attributes: Mapping[str, str] | None = None,
     require_key: bool | None = None,
     reserve: bool = False,
-    settle_within_seconds: int = 3600,
+    settle_within_seconds: int | None = None,
 ) -> Call[Decision]:
     """Asks whether a request may pass, and charges its ``cost`` where it may (0 only looks).
 
     Without a ``cost`` it is what the catalogue says of the endpoint, else 1. With ``reserve`` it is an estimate: report the
-    decision with the true ``cost`` within ``settle_within_seconds``.
+    decision with the true ``cost`` within ``settle_within_seconds`` (an hour, if not given).
     Never sent again where it may have arrived, since it may have been charged.
     """
     request = CheckRequest(
@@ -89,8 +89,9 @@ def check(
         attributes=None if attributes is None else dict(attributes),
         require_key=require_key,
         reserve=reserve,
-        settle_within_seconds=settle_within_seconds,
     )
+    if settle_within_seconds is not None:
+        request = msgspec.structs.replace(request, settle_within_seconds=settle_within_seconds)
     return check_one(request)
 
 
