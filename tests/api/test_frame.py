@@ -145,3 +145,15 @@ async def test_every_request_is_logged_and_counted_without_its_query(service: Se
     assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/keys", 200)
     assert "private" not in str(line)
     assert service.runtime.metrics.requests["GET", "/v1/keys", 200] == 1
+
+
+async def test_the_log_has_the_route_and_nothing_of_what_was_written_into_the_url(
+    service: Service, alice: Tenant
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        await alice.ask("GET", "/v1/keys/hunter2?q=hunter2")
+        await alice.ask("GET", "/hunter2/hunter2")
+        await alice.ask("GET", "/v1/keys/hunter2/hunter2")
+    paths = [line["path"] for line in lines if line["event"] == "request"]
+    assert paths == ["/v1/keys/{key_id}", "(none)", "(none)"]
+    assert "hunter2" not in str(lines)

@@ -17,7 +17,7 @@ _PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class AccessMiddleware:
-    """Notes method, route template, status and duration; never the query string, which may hold what it should not."""
+    """Notes method, route template, status and duration; never the URL itself, in which people put secrets."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -41,15 +41,21 @@ class AccessMiddleware:
             await self.app(scope, receive, send_noting)
         finally:
             seconds = perf_counter() - started
-            template = getattr(scope.get("route"), "path_format", _NO_ROUTE)
+            template = template_of(scope)
             self.metrics.requests[scope["method"][:10], template, status] += 1
             self.metrics.request_seconds.observe(seconds)
             write = log.debug if template in _PROBES else log.info
             write(
                 "request",
                 method=scope["method"][:10],
-                path=scope["path"][:200],
+                path=template,
                 status=status,
                 milliseconds=round(seconds * 1000, 1),
                 request_id=scope.get(REQUEST_ID),
             )
+
+
+def template_of(scope: Scope) -> str:
+    """The route that served the request, for the log, into which what a stranger wrote into a URL does not go."""
+    template: str = getattr(scope.get("route"), "path_format", _NO_ROUTE)
+    return template

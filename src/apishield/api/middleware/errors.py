@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apishield.api.middleware.access import template_of
 from apishield.api.problems import REQUEST_ID, problem_response
 from apishield.errors import ProblemError
 
@@ -37,7 +38,7 @@ class ErrorMiddleware:
             await problem_response(scope, problem)(scope, receive, send)
         except Exception:
             request_id = scope.get(REQUEST_ID)
-            log.exception("request.failed", method=scope["method"], path=scope["path"], request_id=request_id)
+            log.exception("request.failed", method=scope["method"], path=template_of(scope), request_id=request_id)
             if started:
                 raise
             failure = ProblemError(
