@@ -83,7 +83,9 @@ async def prepare(
 
     Raises ``ConfigurationError`` for what an operator can mend, ``ProblemError`` where the database can't be reached.
     """
-    DataDirectory(settings.data_dir).prepare()
+    directory = DataDirectory(settings.data_dir)
+    directory.prepare()
+    directory.warn_of_open_secret()
     secrets = load_secrets(settings)
     database = open_database(settings, secrets, clock)
     try:

@@ -19,6 +19,7 @@ from apishield.errors import APIShieldError, ConfigurationError, ProblemError
 from apishield.redaction import redact, redact_url
 from apishield.services.secrets import Secrets
 from apishield.settings import Settings
+from apishield.stores.data_directory import open_private
 from apishield.stores.redis.connection import parse_address
 from apishield.stores.sql.engine import read_url
 
@@ -93,7 +94,7 @@ def alone(settings: Settings) -> Iterator[None]:
     if not settings.sqlite or settings.redis_url is not None:
         yield
         return
-    with (settings.data_dir / "lock").open("a+") as file:
+    with open_private(settings.data_dir / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,16 +1,23 @@
-"""The files of one node: the SQLite database's secret, made at the first start, readable by its owner only."""
+"""The files of one node, readable by its owner only; among them the SQLite database's secret, made at the first start."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import secrets as system_random
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from apishield.errors import ConfigurationError
 
 _SECRET = "secret"  # noqa: S105  a file's name
 _OWNER_ONLY = 0o600
+_OWNERS_DIRECTORY = 0o700
+
+_log = logging.getLogger(__name__)
 
 
 class DataDirectory:
@@ -20,9 +27,9 @@ class DataDirectory:
         self.path = path
 
     def prepare(self) -> None:
-        """Makes the directory. Raises ``ConfigurationError`` where it can't be made or written."""
+        """Makes the directory, for its owner only. Raises ``ConfigurationError`` where it can't be made or written."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(_OWNERS_DIRECTORY, parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -44,11 +51,19 @@ class DataDirectory:
                 f"The secret at '{path}' can't be read ({error.strerror}). Start as the user who made it."
             ) from None
 
+    def warn_of_open_secret(self) -> None:
+        """Logs a warning where others than the owner may read the master secret, as after a careless copy."""
+        path = self.path / _SECRET
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                _log.warning("The master secret at %s is open to other users of this machine: chmod 600 it.", path)
+
     def write_private(self, name: str, content: str) -> Path:
         """Writes a new file that only its owner reads, whole or not at all. Raises ``FileExistsError`` where there is one."""
         path = self.path / name
-        draft = self.path / f".{name}-{os.getpid()}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+        # No name that others could foresee, in a directory that may be theirs too, and no file that is there already.
+        draft = self.path / f".{name}-{os.getpid()}-{system_random.token_hex(8)}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _OWNER_ONLY)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(content + "\n")
@@ -58,3 +73,9 @@ class DataDirectory:
         finally:
             draft.unlink(missing_ok=True)
         return path
+
+
+def open_private(path: Path) -> TextIO:
+    """Opens a file to be read and appended to, by its owner only; makes it where there is none. Follows no link."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, _OWNER_ONLY)
+    return os.fdopen(descriptor, "a+", encoding="utf-8")
