@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from apishield.errors import ConfigurationError, ProblemError
 from apishield.stores.sql import database as database_module
@@ -239,3 +240,10 @@ def test_a_url_that_can_not_be_used_names_the_variable_and_hides_the_password(ur
     with pytest.raises(ConfigurationError, match="DATABASE_URL") as caught:
         Database(url, clock)
     assert "hidden" not in str(caught.value)
+
+
+async def test_the_databases_errors_show_no_parameters(database: Database) -> None:
+    with pytest.raises(SQLAlchemyError) as caught:
+        async with database.engine.connect() as connection:
+            await connection.execute(text("SELECT :name FROM nowhere"), {"name": "hunter2"})
+    assert "hunter2" not in str(caught.value)

@@ -48,13 +48,19 @@ def read_url(text: str) -> URL:
 
 
 def make_engine(url: URL) -> AsyncEngine:
-    """An engine that connects at first use."""
+    """An engine that connects at first use. Its errors show no parameters: names, addresses, digests."""
     if url.get_backend_name() == "postgresql":
         settings = {name: value for name, value in _POSTGRESQL_SETTINGS.items() if name not in url.query}
         return create_async_engine(
-            url, pool_size=5, max_overflow=5, pool_timeout=10, pool_pre_ping=True, connect_args=settings
+            url,
+            pool_size=5,
+            max_overflow=5,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            connect_args=settings,
+            hide_parameters=True,
         )
-    engine = create_async_engine(url, pool_timeout=10)
+    engine = create_async_engine(url, pool_timeout=10, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
