@@ -7,9 +7,9 @@ socket, without a task, a scope or an event.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 
 import msgspec
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apishield.api.dataplane.access import Access
 from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.batches import decide_in_turns
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
 from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
@@ -204,16 +205,11 @@ class DataPlane:
     async def _check_batch_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
         checks = decode(_batch_decoder, body).checks
         _bound("checks", len(checks), MAX_CHECKS)
-        decisions = await _together([self._check_item(view, raw) for raw in checks])
+        decisions = await decide_in_turns(
+            checks, _check_decoder, partial(self._engine.check, view), partial(self._engine.refuse, view)
+        )
         request_id = self._request_id(asked, decisions[0].decision_id if decisions else None)
         return Answer(200, [_JSON, request_id], b'{"results":' + _encode(decisions) + b"}")
-
-    def _check_item(self, view: TenantView, raw: msgspec.Raw) -> Decision | Awaitable[Decision]:
-        try:
-            request = decode(_check_decoder, bytes(raw))
-        except ProblemError as error:
-            return self._engine.refuse(view, "bad_request", error.detail)
-        return self._engine.check(view, request)
 
     def _report(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/report``: what became of decisions."""
@@ -287,15 +283,6 @@ def _decided(asked: _Asked, decision: Decision) -> Answer:
 def _request_id(asked: _Asked, decision_id: str) -> tuple[bytes, bytes]:
     """The caller's request id where it is sane, else one that tells which decision it was."""
     return b"x-request-id", asked.request_id or b"req_" + decision_id[4:30].encode()
-
-
-async def _together(results: list[Decision | Awaitable[Decision]]) -> list[Decision]:
-    """All decisions, in order. Pending ones wait side by side, so that one store call can decide many of them."""
-    pending = [asyncio.ensure_future(each) for each in results if not isinstance(each, Decision)]
-    if pending:
-        await asyncio.gather(*pending)
-    decided = iter(pending)
-    return [each if isinstance(each, Decision) else next(decided).result() for each in results]
 
 
 def _bound(field: str, count: int, most: int) -> None:

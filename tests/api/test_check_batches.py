@@ -1,0 +1,77 @@
+"""A batch holds up nobody else and has an answer of bounded size, whatever a tenant's policies are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from apishield.api.dataplane import batches
+from apishield.core.model import SECOND_US, Limit, SlidingWindow
+from apishield.core.policies import CompiledPolicy, PolicyPlan
+from apishield.core.records import Match, Policy
+from tests.support.clock import ManualClock
+from tests.support.node import Tenant, running_node
+
+
+def _have_policies(tenant: Tenant, count: int) -> None:
+    """Gives the tenant policies that match every check."""
+    view = tenant.node.runtime.snapshot.tenant(tenant.id)
+    assert view is not None
+    limits = [
+        Limit(id=f"lim_{n}", name=f"limit {n}", algorithm=SlidingWindow(10**6, 60 * SECOND_US)) for n in range(count)
+    ]
+    policies = [
+        Policy(
+            id=f"pol_{limit.id}",
+            tenant_id=tenant.id,
+            name=limit.name,
+            match=Match(),
+            per=("tenant",),
+            limit=limit,
+            created_at_us=0,
+            updated_at_us=0,
+        )
+        for limit in limits
+    ]
+    view.policy_plan = PolicyPlan(view.tenant.plan, map(CompiledPolicy, policies))
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+async def test_a_batch_tells_of_a_bounded_number_of_limits_and_refuses_the_rest_by_name(
+    store: str, tmp_path: Path, clock: ManualClock, request: pytest.FixtureRequest
+) -> None:
+    redis_url = request.getfixturevalue("redis_url") if store == "redis" else None
+    async with running_node(tmp_path, clock, redis_url=redis_url) as node:
+        tenant = await node.tenant()
+        _have_policies(tenant, 500)
+        response = await tenant.post("/v1/check/batch", {"checks": [{}] * 400})
+        results = json.loads(response.content)["results"]
+    assert len(results) == 400
+    assert sum(len(result["limits"]) for result in results) < batches.MAX_LIMITS_A_BATCH * 2
+    assert (results[0]["code"], len(results[0]["limits"])) == ("ok", 500)
+    assert results[-1]["code"] == "bad_request"
+    assert "20,000 limits" in results[-1]["message"]
+
+
+async def test_others_have_their_turn_while_a_batch_is_decided(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_TURN_SECONDS", 0)
+    turns = 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with running_node(tmp_path, clock) as node:
+        tenant = await node.tenant()
+        await tenant.check()
+        other = asyncio.create_task(somebody_else())
+        await tenant.post("/v1/check/batch", {"checks": [{}] * 1000})
+        other.cancel()
+    assert turns > 900
