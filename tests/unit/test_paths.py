@@ -55,6 +55,18 @@ def test_spellings_of_one_path_come_out_the_same(spelling: str) -> None:
         "https://example.com/admin/users",
         "/" + "a" * 5000,
         "/\ud800",
+        "/%252e%252e/admin",
+        "/public/%252e%252E",
+        "/public/.%252e/admin",
+        "/%2525252e/admin",
+        "/admin%252fusers",
+        "/admin%25252Fusers",
+        "/admin%%32fusers",
+        "/admin%255cusers",
+        "/admin%253bx",
+        "/admin%2500.png",
+        "/admin%250d%250aX: y",
+        "/admin%257f",
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused(spelling: str) -> None:
@@ -62,8 +74,12 @@ def test_what_could_be_read_in_two_ways_is_refused(spelling: str) -> None:
         normalise(spelling)
 
 
-def test_a_double_encoding_is_decoded_once_only() -> None:
+def test_an_innocent_double_encoding_is_decoded_once_only() -> None:
     assert normalise("/a/%2561") == "/a/%61"
+    assert normalise("/a/100%25") == "/a/100%"
+    assert normalise("/a/b%252ejpg") == "/a/b%2ejpg"
+    assert normalise("/a/%252e%252e%252e") == "/a/%2e%2e%2e"
+    assert normalise("/a/%2520%25c3%25a9") == "/a/%20%c3%a9"
 
 
 def test_dots_inside_names_are_names() -> None:

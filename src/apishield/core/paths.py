@@ -16,6 +16,9 @@ MAX_PATH_CHARACTERS = 4096
 # A path of these needs no work: no escape, no backslash, no empty or dot segment, no trailing slash, nothing beyond ASCII.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)+")
 _SLASHES = re.compile(r"/{2,}")
+# What a server that decodes once more would take for a slash, backslash, semicolon, control character or dot segment,
+# however often it was encoded (%252f, %25252f).
+_ENCODED_STILL = re.compile(r"%(?:25)*(?:2f|5c|3b|[01][0-9a-f]|7f)|(?:^|/)(?:\.|%(?:25)*2e){1,2}(?=/|$)", re.IGNORECASE)
 
 
 class BadPathError(ValueError):
@@ -26,7 +29,8 @@ def normalise(path: str) -> str:
     """The one spelling of ``path``: decoded once, slashes merged, no trailing slash, without query and fragment.
 
     Raises ``BadPathError`` for encoded slashes, backslashes, control characters, dot segments left after one decoding,
-    invalid UTF-8, matrix parameters (``;``), relative or overlong paths.
+    invalid UTF-8, matrix parameters (``;``), relative or overlong paths; and for all of these where they come out only when
+    the path is decoded again. Other double encodings stay as they are after one decoding.
     """
     if len(path) <= MAX_PATH_CHARACTERS and _PLAIN.fullmatch(path) is not None:
         return path
@@ -51,4 +55,8 @@ def normalise(path: str) -> str:
     merged = _SLASHES.sub("/", decoded)
     if any(segment in {".", ".."} for segment in merged.split("/")):
         raise BadPathError("it has a dot segment (/./ or /../)")
+    if "%" in merged and _ENCODED_STILL.search(merged) is not None:
+        raise BadPathError(
+            "it has an encoded slash, backslash, semicolon, control character or dot segment, encoded twice"
+        )
     return merged.rstrip("/") or "/"
