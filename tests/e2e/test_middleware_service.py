@@ -222,6 +222,34 @@ async def test_a_service_that_dies_or_freezes_never_stalls_the_app_and_is_taken_
     assert "APIShield at http" in app.log
 
 
+async def test_a_flood_of_unknown_keys_gets_nobody_in_and_does_not_hold_up_who_is_known(
+    start_service: StartService, start_app: StartApp
+) -> None:
+    service = start_service()
+    tenant = tenant_of(service)
+    app = start_app(service, tenant, require_key=True, on_error="allow", timeout_seconds=TIMEOUT_SECONDS)
+    caller = tenant.caller("1000000/hour")
+    assert statuses(await hammer([app.url], caller, 1)) == {200: 1}
+
+    async def intrude(number: int) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(
+            f"GET /orders HTTP/1.1\r\nHost: x\r\nX-API-Key: intruder-{number:020}\r\nConnection: close\r\n\r\n".encode()
+        )
+        status = int((await reader.read())[9:12])
+        writer.close()
+        return status
+
+    flood = asyncio.gather(*(intrude(number) for number in range(2000)), return_exceptions=True)
+    known = await hammer([app.url], caller, 50, concurrency=2)
+    intruded = Counter(status for status in await flood if isinstance(status, int))
+    assert set(intruded) <= {401, 503}, intruded
+    assert intruded[401] > 0
+    assert statuses(known) == {200: 50}
+    assert not any("X-APIShield-Degraded" in answer.headers for answer in known)
+    assert "APIShield at http" not in app.log or "can't keep up" in app.log
+
+
 def test_what_became_of_requests_is_reported_at_the_latest_when_the_app_stops(
     start_service: StartService, start_app: StartApp
 ) -> None:

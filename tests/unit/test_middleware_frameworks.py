@@ -79,13 +79,24 @@ async def test_a_dependency_refuses_as_the_middleware_does(
         assert ("WWW-Authenticate" in answer.headers) == (status == 401)
 
 
-@pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503)])
-async def test_scopes_follow_on_error_while_the_service_is_away(
-    service: FakeService, on_error: str, status: int
+@pytest.mark.parametrize(
+    ("held", "on_error", "status"),
+    [
+        (["write", "orders:*"], "allow", 200),  # as it was verified before
+        (["write"], "allow", 403),
+        (None, "allow", 401),  # no key was presented, and that needs no service to be seen
+        (["write", "orders:*"], "deny", 503),
+    ],
+)
+async def test_scopes_are_held_to_while_the_service_is_away(
+    service: FakeService, held: list[str] | None, on_error: str, status: int
 ) -> None:
-    service.fails_with = (503, {"code": "database_unavailable", "status": 503})
+    service.decide = with_scopes(*held or ())
+    headers = {} if held is None else {"X-API-Key": "sk_live_ada"}
     async with fastapi_client(service, on_error=on_error) as client:
-        assert (await client.delete("/orders")).status_code == status
+        await client.delete("/orders", headers=headers)
+        service.fails_with = (503, {"code": "database_unavailable", "status": 503})
+        assert (await client.delete("/orders", headers=headers)).status_code == status
 
 
 async def test_a_caller_without_a_key_holds_no_scopes_while_the_services_store_is_away(service: FakeService) -> None:

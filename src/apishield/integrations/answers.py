@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from apishield.core.decision import Decision
+import msgspec
+
+from apishield.core.decision import Decision, KeyView
 from apishield.core.ids import new_id
 from apishield.core.refusals import PROBLEM_MEDIA_TYPE, refusal_body
 from apishield.errors import PROBLEMS
@@ -53,7 +55,7 @@ def refusal(decision: Decision, incoming: Incoming) -> Refusal:
     body = refusal_body(decision, incoming.path or "*", request_id)
     headers = [(name, value) for name, value in decision.headers.items() if name.lower() not in _REFUSALS_ONLY]
     given = {name.lower(): value for name, value in decision.headers.items()}
-    if decision.status == 429 and "retry-after" in given:
+    if "retry-after" in given and (decision.status == 429 or decision.retry_after is not None):
         headers.append(("Retry-After", given["retry-after"]))
     if decision.status == 401:
         headers.append(("WWW-Authenticate", given.get("www-authenticate", 'Bearer realm="api"')))
@@ -71,6 +73,25 @@ def without_service(on_error: str) -> Decision:
         return _made_here("ok", "", degraded=True)
     message = "The limits can't be checked now, and this API denies then. Try again later."
     return _made_here("store_unavailable", message, degraded=True)
+
+
+def unverified() -> Decision:
+    """The decision about a caller of whom nobody can say now whether it may call at all."""
+    message = "This caller can't be verified now. Try again later."
+    return _made_here("store_unavailable", message, degraded=True)
+
+
+def seen_before(key: KeyView) -> Decision:
+    """The decision that lets ``key`` through unchecked, because it was verified a while ago."""
+    return msgspec.structs.replace(without_service("allow"), key=key)
+
+
+def busy() -> Decision:
+    """The decision about a request that too many others kept from being checked in time."""
+    decision = _made_here(
+        "store_unavailable", "Too many requests wait to be checked. Try again in a second.", degraded=False
+    )
+    return msgspec.structs.replace(decision, retry_after=1.0, headers={"Retry-After": "1"})
 
 
 def unusable() -> Decision:

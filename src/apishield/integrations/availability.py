@@ -19,13 +19,18 @@ OnError = Literal["allow", "deny"]
 
 
 class Availability:
-    """Of one service or store, for one process. ``name`` is how the log calls it; ``clock`` gives seconds that only grow."""
+    """Of one service or store, for one process. ``clock`` gives seconds that only grow.
 
-    def __init__(self, name: str, on_error: OnError, clock: Callable[[], float]) -> None:
+    ``name`` is how the log calls it, ``allowing`` what the log says that ``on_error="allow"`` makes of requests.
+    """
+
+    def __init__(
+        self, name: str, on_error: OnError, clock: Callable[[], float], *, allowing: str = "allowed unchecked"
+    ) -> None:
         self.breaker = Breaker(clock)
         self.fallback: Decision = without_service(on_error)
         self._name = name
-        self._meanwhile = "allowed unchecked" if on_error == "allow" else "refused"
+        self._meanwhile = allowing if on_error == "allow" else "refused"
         self._probes: set[asyncio.Task[None]] = set()
 
     @property

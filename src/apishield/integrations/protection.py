@@ -52,7 +52,8 @@ class ProtectionOptions(TypedDict, total=False):
 
     # Both:
     on_error: OnError
-    """What happens to requests while nobody can be asked. Default: allow."""
+    """What happens to requests while nobody can be asked: ``deny`` refuses all with 503. ``allow`` lets them through
+    unchecked; by a service, only those that need no verification or had one in the last minutes. Default: allow."""
     cost: Cost | Callable[[Any], Cost | None]
     """What a request is charged. Default: what the service says its endpoint costs, else 1."""
     key_header: str

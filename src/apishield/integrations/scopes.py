@@ -16,12 +16,10 @@ def check_scopes(decision: Decision | None, needed: Iterable[str]) -> Decision:
     """The decision, where its key holds all ``needed`` scopes.
 
     Raises ``RefusedError`` (401 without a key, 403 with one that lacks a scope), ``ConfigurationError`` where no service
-    decides. While the service can't be asked, ``on_error="allow"`` lets pass here, too.
+    decides. Also while the service can't be asked: then the key is the one that was verified before.
     """
     if decision is None or not (decision.tenant_id or decision.degraded):
         raise ConfigurationError("Scopes need RateLimitMiddleware with apishield_url: it is what verifies keys.")
-    if not decision.tenant_id:
-        return decision
     if decision.key is None:
         raise _refused(decision, "key_missing", "Send an API key in X-API-Key, or in Authorization: Bearer.")
     for scope in needed:

@@ -1,5 +1,8 @@
 """Decisions by the service: asked within a time-out, or made at once by ``on_error`` while it can't be reached.
 
+``on_error`` speaks for limits, not for who may call: while nobody can be asked, ``allow`` lets callers through unchecked who
+need no verification, or whose key was verified a while ago (``seen_keys``). All others are refused.
+
 Owns: connections, the breaker, batches of checks and of reports, one set of them for each event loop. Does not own: who is
 calling (``callers``), what a refusal looks like (``answers``).
 """
@@ -20,17 +23,20 @@ from apishield.client.errors import APIError, InvalidRequestError
 from apishield.client.models import CheckRequest, Cost, Report
 from apishield.client.wire import checked_url
 from apishield.core.decision import Decision
+from apishield.core.key_manager.scopes import default_scope, satisfies
 from apishield.errors import APIShieldError
-from apishield.integrations.answers import unusable
+from apishield.integrations.answers import busy, seen_before, unusable, unverified
 from apishield.integrations.availability import Availability, OnError
-from apishield.integrations.batches import CheckBatches
+from apishield.integrations.batches import BusyError, CheckBatches
 from apishield.integrations.callers import Incoming
 from apishield.integrations.reports import BATCH, ReportQueue
+from apishield.integrations.seen_keys import SeenKeys
 
 log = logging.getLogger("apishield")
 
 FLUSH_SECONDS = 1.0
 REPORT_TIMEOUT_SECONDS = 2.0
+BUSY_LOG_SECONDS = 10.0
 
 
 class ServiceGuard:
@@ -49,7 +55,16 @@ class ServiceGuard:
     ) -> None:
         self.url = checked_url(url)
         self.reports = ReportQueue()
-        self.availability = Availability(f"APIShield at {self.url}", on_error, clock)
+        self.availability = Availability(
+            f"APIShield at {self.url}",
+            on_error,
+            clock,
+            allowing="allowed unchecked where they need no key or have one verified lately, else refused",
+        )
+        self.seen = SeenKeys(clock)
+        self._allows_unchecked = on_error == "allow"
+        self._clock = clock
+        self._busy_logged_at = -BUSY_LOG_SECONDS
         self._api_key = api_key
         self._timeout_seconds = timeout_seconds
         self._require_key = require_key or None
@@ -72,18 +87,48 @@ class ServiceGuard:
         return self._ask(question)
 
     async def _ask(self, question: CheckRequest) -> Decision:
+        caller = None if question.api_key is None else self.seen.caller(question.api_key, question.ip)
+        if caller is not None and (refused := self.seen.unknown(caller)) is not None:
+            return refused
         link = self._link()
         if self.availability.is_gone:
             link.probe()
-            return self.availability.fallback
+            return self._unchecked(question, caller)
         try:
-            return await link.checks.ask(question)
+            decision = await link.checks.ask(
+                question, first=caller is not None and self.seen.verified(caller) is not None
+            )
         except InvalidRequestError as error:
             # Not an outage, so on_error does not apply: else an odd request would be a way around the limits.
             log.error("APIShield can't use a check: %s", error)
             return unusable()
+        except BusyError as error:
+            # Nor is this: else many requests at once would be.
+            self._say_busy(error)
+            return busy()
         except APIShieldError:
+            return self._unchecked(question, caller)
+        if caller is not None:
+            self.seen.note(caller, decision)
+        return decision
+
+    def _unchecked(self, question: CheckRequest, caller: bytes | None) -> Decision:
+        """The decision while nobody can be asked."""
+        if not self._allows_unchecked:
             return self.availability.fallback
+        if caller is None:
+            return unverified() if question.require_key or question.scopes else self.availability.fallback
+        key = self.seen.verified(caller)
+        needed = [default_scope(question.method or "")] if question.scopes is None else question.scopes
+        if key is None or not all(satisfies(key.scopes, scope) for scope in needed):
+            return unverified()
+        return seen_before(key)
+
+    def _say_busy(self, error: BusyError) -> None:
+        now = self._clock()
+        if now - self._busy_logged_at >= BUSY_LOG_SECONDS:
+            self._busy_logged_at = now
+            log.warning("APIShield at %s can't keep up; requests are refused with 503: %s", self.url, error)
 
     def report(self, report: Report) -> None:
         """Queues a report; it is sent behind, within a second."""
