@@ -1,0 +1,90 @@
+"""A real Nginx in front of an API that knows nothing of limits, with the configuration of the how-to, to the letter."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from apishield import APIShield
+from tests.support.processes import free_port, wait_until
+from tests.support.service import Service
+from tests.support.services import find_nginx
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "put-nginx-in-front.md"
+
+
+@pytest.fixture
+def nginx(start_service: Callable[..., Service], tmp_path: Path) -> Iterator[tuple[str, APIShield]]:
+    """The address of Nginx, and an owner of the tenant whose key it has."""
+    binary = find_nginx()
+    service = start_service()
+    with APIShield(service.url) as anonymous:
+        made = anonymous.create_tenant("Behind Nginx")
+    assert made.api_key is not None
+    assert made.api_key.key is not None
+    api_port, port = free_port(), free_port()
+    found = re.search(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    configuration = (
+        found.group(1)
+        .replace("127.0.0.1:8000", service.url.removeprefix("http://").replace("localhost", "127.0.0.1"))
+        .replace("127.0.0.1:9000", f"127.0.0.1:{api_port}")
+        .replace("listen 8080", f"listen 127.0.0.1:{port}")
+        .replace("sk_live_...", made.api_key.key)
+    )
+    temporary = "\n".join(
+        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    api = f"server {{ listen 127.0.0.1:{api_port}; location / {{ default_type text/plain; return 200 'the API'; }} }}"
+    whole = (
+        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n{configuration}\n{api} }}\n"
+    )
+    (tmp_path / "nginx.conf").write_text(whole)
+    process = subprocess.Popen([binary, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _answers(url), "Nginx")
+        with APIShield(service.url, token=made.token, api_key=made.api_key.key) as owner:
+            yield url, owner
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx2.get(url, timeout=1)
+    except httpx2.TransportError:
+        return False
+    return True
+
+
+async def test_nginx_lets_through_up_to_the_limit_and_says_the_rest_in_true_statuses(
+    nginx: tuple[str, APIShield],
+) -> None:
+    url, owner = nginx
+    limit = {"strategy": "sliding_window", "requests": 5, "window_seconds": 3600}
+    key = owner.create_key("k", scopes=["read"], rate_limit=limit)
+    assert key.key is not None
+    async with httpx2.AsyncClient(base_url=url, headers={"X-API-Key": key.key}) as client:
+        answers = await asyncio.gather(*(client.get("/orders?page=2") for _ in range(20)))
+        allowed = [answer for answer in answers if answer.status_code == 200]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert (len(allowed), len(refused)) == (5, 15)
+        assert {answer.text for answer in allowed} == {"the API"}
+        assert allowed[0].headers["RateLimit-Policy"] == '"default";q=5;w=3600'
+        assert 0 < int(refused[0].headers["Retry-After"]) <= 3600
+        assert refused[0].json()["decision_id"] == refused[0].headers["X-APIShield-Decision"]
+        assert (await client.post("/orders")).status_code == 403  # the key may only read
+    async with httpx2.AsyncClient(base_url=url) as client:
+        assert (await client.get("/orders", headers={"X-API-Key": "sk_live_nonsense"})).status_code == 401
+        forged = {"X-APIShield-Client-IP": "198.51.100.9", "X-Original-URI": "/free", "X-Original-Method": "GET"}
+        owner.block(ip="127.0.0.1", reason="test")
+        assert (await client.get("/orders", headers=forged)).status_code == 403
