@@ -160,3 +160,20 @@ async def test_a_bucket_may_hold_less_than_a_windows_refill(alice: Tenant) -> No
     bucket = {"strategy": "token_bucket", "requests": 60, "window_seconds": 60, "burst": 1}
     await policy(alice, per=["ip"], limit=bucket)
     assert await admitted(alice, 3, ip="192.0.2.1") == 1
+
+
+async def test_what_holds_for_all_below_a_path_holds_for_the_path_with_a_slash(alice: Tenant) -> None:
+    key = await alice.key(scopes=["read"])
+    await policy(alice, match={"path": "/files/*"}, per=["key"])
+    question = {"api_key": key["key"], "method": "GET", "path": "/files/"}
+    assert await admitted(alice, 4, **question) == 2
+    endpoint = {"method": "GET", "path": "/files/*", "required_scopes": ["files:read"]}
+    await alice.ok("POST", "/v1/endpoints", endpoint, status=201)
+    assert (await check(alice, **question))["code"] == "scope_missing"
+
+
+async def test_a_path_that_holds_up_checks_is_refused_when_it_is_written(alice: Tenant) -> None:
+    for path in ("/{x}" * 9, "/" + "*a" * 200, "/a" * 33):
+        faults = {"name": "p", "limit": "2/minute", "per": ["key"], "match": {"path": path}}
+        await alice.problem(422, "validation_failed", "POST", "/v1/policies", faults)
+        await alice.problem(422, "validation_failed", "POST", "/v1/endpoints", {"method": "GET", "path": path})
