@@ -173,6 +173,7 @@ class Runtime:
         for loop in reversed(self._loops):
             await loop.stop()
         try:
+            await self.store.close()  # first: it may still have something to note
             await self.usage.flush()
             async with self.database.transaction() as tx:
                 await tx.meta.leave(self.node_id)
@@ -180,7 +181,6 @@ class Runtime:
             log.error("node.not_flushed", error=f"{type(error).__name__}: {error}"[:500])
         if self._notices is not None:
             await self._notices.close()
-        await self.store.close()
         await self.database.close()
         log.info("node.stopped", node=self.node_id)
 

@@ -82,6 +82,7 @@ class Ledger:
 
     def __init__(self, used: int) -> None:
         self.used = used
+        self.noted: list[int] = []
         self.is_slow = False
 
     async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
@@ -90,7 +91,7 @@ class Ledger:
         return dict.fromkeys(counter_keys, self.used)
 
     def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
-        pass
+        self.noted.append(used)
 
 
 def counter(
@@ -264,6 +265,33 @@ async def test_a_quota_whose_ledger_hangs_too_counts_its_share(primary: Primary,
     store = FailoverStore(primary, clock, ledger, live_nodes=lambda: 2)
     assert await admitted(store, counter(Quota(100))) == 50
     await store.close()
+
+
+async def test_a_store_that_lost_its_state_is_not_charged_twice_for_what_was_admitted_without_it(
+    primary: Primary, clock: ManualClock
+) -> None:
+    ledger = Ledger(70)
+    primary.is_gone = True
+    store = FailoverStore(primary, clock, ledger)
+    assert await admitted(store, counter(Quota(100)), checks=20) == 20
+    assert ledger.noted == []  # the store is seeded with 70, and then charged 20
+    primary.inner = MemoryStore(clock, ledger)
+    primary.is_gone = False
+    await turns()
+    assert (await ask(store, counter(Quota(100)), cost=0)).outcomes[0].remaining == 10
+    await store.close()
+
+
+async def test_a_node_that_ends_without_its_store_leaves_the_use_of_quotas_to_the_ledger(
+    primary: Primary, clock: ManualClock
+) -> None:
+    ledger = Ledger(70)
+    primary.is_gone = True
+    store = FailoverStore(primary, clock, ledger)
+    assert await admitted(store, counter(Quota(100)), checks=20) == 20
+    ledger.used = 75  # another node left before
+    await store.close()
+    assert ledger.noted == [95]
 
 
 async def test_numbers_may_change_while_the_store_is_gone(primary: Primary, clock: ManualClock) -> None:

@@ -125,10 +125,11 @@ class FailoverStore:
         await self._primary.reset(counters)
 
     async def close(self) -> None:
-        """Ends the probing, and lets go of the store's connections."""
+        """Ends the probing, tells the ledger of the quotas that the store was not, and lets go of the store's connections."""
         if self._healing is not None:
             self._healing.cancel()
             await asyncio.gather(self._healing, return_exceptions=True)
+        await self._local.hand_over()
         await self._primary.close()
 
     async def _wait(

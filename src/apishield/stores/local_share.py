@@ -7,7 +7,7 @@ Does not own: when that is the case (``stores.failover``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -89,6 +89,17 @@ class LocalShare:
         self._forget()
         return [(counter, units) for counter, units in owed if units > 0]
 
+    async def hand_over(self) -> None:
+        """Tells the ledger what is still owed of quotas, where this node ends and won't charge the store."""
+        known, now_us = self._used, self._clock()
+        owed = {counter.key: (counter.limit.algorithm, units) for counter, units in self.take_owed()}
+        periods = {key: period_of(rule, now_us) for key, (rule, _) in owed.items() if isinstance(rule, Quota)}
+        if self._ledger is None or not periods:
+            return
+        used = known | await _used_within(self._ledger, periods, LEDGER_TIMEOUT_SECONDS)
+        for key, (start_us, _) in periods.items():
+            self._ledger.note(key, start_us, used.get(key, 0) + owed[key][1], now_us)
+
     # --- the ledger of quotas, as the memory store sees it --------------------------------------------------------------
 
     async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
@@ -96,9 +107,10 @@ class LocalShare:
         return {key: self._used.get(key, 0) for key in counter_keys}
 
     def note(self, counter_key: str, period_start_us: int, used: int, at_us: int) -> None:
-        """Passes it on (port ``QuotaLedger``)."""
-        if self._ledger is not None:
-            self._ledger.note(counter_key, period_start_us, used, at_us)
+        """Says nothing (port ``QuotaLedger``).
+
+        The ledger keeps what the store said: a store that lost its state is seeded from it, and then charged what is owed.
+        """
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
@@ -119,10 +131,7 @@ class LocalShare:
         """Asks the ledger, but not for long: where it is gone too, this node counts its share from zero."""
         now_us = self._clock()
         periods = {counter.key: period_of(counter.limit.algorithm, now_us) for counter in unknown}  # type: ignore[arg-type]
-        try:
-            used = await asyncio.wait_for(load_used(ledger, periods), LEDGER_TIMEOUT_SECONDS)
-        except (StoreUnavailable, TimeoutError):
-            used = {}
+        used = await _used_within(ledger, periods, LEDGER_TIMEOUT_SECONDS)
         for key in periods:
             self._used.setdefault(key, used.get(key, 0))
         verdict = self.decide(counters, costs, check_id)
@@ -187,6 +196,16 @@ class LocalShare:
 
 
 _DENIED = Outcome(False, 0, RETRY_DENIED_US, RETRY_DENIED_US)
+
+
+async def _used_within(
+    ledger: QuotaLedger, periods: Mapping[str, tuple[int, int]], timeout_seconds: float
+) -> dict[str, int]:
+    """What the ledger says; nothing where it can't say in time."""
+    try:
+        return await asyncio.wait_for(load_used(ledger, periods), timeout_seconds)
+    except (StoreUnavailable, TimeoutError):
+        return {}
 
 
 def _does(counter: Counter, what: OnStoreFailure) -> bool:

@@ -1,0 +1,123 @@
+"""Redis is killed or frozen while two nodes are asked: every check is decided, at most a share more, and it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from apishield.core.model import SECOND_US, FixedWindow, Limit, OnStoreFailure, Quota, SlidingWindow, TokenBucket
+from tests.faults.load import Load, asking, new_key, store_of, under_load, until
+from tests.support.clock import ManualClock
+from tests.support.node import Node, running_node
+from tests.support.services import RedisServer
+
+LIMIT = 200
+DAYS_US = 31 * 86_400 * SECOND_US  # no window ends within a test
+NODES = {0, 1}
+SHARE = LIMIT // len(NODES)
+QUOTA = 1_000_000
+
+LIMITS = [
+    Limit(id="", name="fixed", algorithm=FixedWindow(LIMIT, DAYS_US)),
+    Limit(id="", name="sliding", algorithm=SlidingWindow(LIMIT, DAYS_US)),
+    Limit(id="", name="bucket", algorithm=TokenBucket(1, DAYS_US, LIMIT)),
+]
+
+
+def assert_decided(load: Load, refusal: str) -> None:
+    """Every answer is a decision that means what it says; none is an error of ours."""
+    assert {answer.http_status for answer in load.answers} == {200}
+    assert {answer.code for answer in load.answers if not answer.allowed} <= {refusal}
+
+
+async def take_away(redis_server: RedisServer, fault: str) -> None:
+    await asyncio.to_thread(redis_server.kill if fault == "kill" else redis_server.stop)
+
+
+@pytest.mark.parametrize("fault", ["kill", "stop"])
+@pytest.mark.parametrize("limit", LIMITS, ids=[limit.name for limit in LIMITS])
+async def test_each_node_admits_at_most_its_share_more_and_heals_by_itself(
+    nodes: list[Node], redis_server: RedisServer, limit: Limit, fault: str
+) -> None:
+    tenant, secret = await new_key(nodes, limit)
+    async with under_load(nodes, tenant, secret) as load:
+        await until(lambda: load.admitted() >= LIMIT // 2, "half the limit to be used")
+        await take_away(redis_server, fault)
+        gone = len(load.answers)
+        await until(
+            lambda: load.seen(gone, degraded=True, allowed=False) == NODES, "both nodes to refuse by themselves"
+        )
+        admitted_before_healing = load.admitted()
+        await asyncio.to_thread(redis_server.heal)
+        healing = len(load.answers)
+        await until(lambda: load.seen(healing, degraded=False, allowed=False) == NODES, "both nodes to ask Redis again")
+
+    assert_decided(load, "rate_limited")
+    for number in NODES:
+        assert load.admitted(node=number, degraded=True) <= SHARE
+    assert admitted_before_healing <= LIMIT + len(NODES) * SHARE
+    # A killed Redis without persistence has forgotten what was used before; else the bound is for all time.
+    forgotten = load.admitted(degraded=False) if fault == "kill" else 0
+    assert load.admitted() - forgotten <= LIMIT + len(NODES) * SHARE
+    assert not any(store_of(node).is_degraded for node in nodes)
+
+
+@pytest.mark.parametrize("fault", ["kill", "stop"])
+async def test_quotas_are_right_afterwards(nodes: list[Node], redis_server: RedisServer, fault: str) -> None:
+    tenant, secret = await new_key(nodes, Limit(id="", name="monthly", algorithm=Quota(QUOTA)))
+    stores = [store_of(node) for node in nodes]
+    async with under_load(nodes, tenant, secret) as load:
+        await until(lambda: load.admitted() >= 200, "some use")
+        await take_away(redis_server, fault)
+        await until(
+            lambda: all(load.admitted(node=number, degraded=True) >= 200 for number in NODES), "use without Redis"
+        )
+        for node in nodes:
+            await node.runtime.usage.flush()  # what its loop does each second
+        await asyncio.to_thread(redis_server.heal)
+        healing = len(load.answers)
+        await until(lambda: load.seen(healing, degraded=False) == NODES, "both nodes to ask Redis again")
+
+    assert_decided(load, "quota_exceeded")
+    await until(lambda: all(store.stats.brought_back for store in stores), "what was admitted to be brought back")
+    # A call that timed out may have run, and its charge stands beside the node's own.
+    most = load.admitted() + sum(store.stats.failures for store in stores)
+    for node in nodes:
+        answer = await asking(node, tenant).check(api_key=secret, method="GET", cost=0)
+        assert not answer["degraded"]
+        assert load.admitted() <= QUOTA - answer["limits"][0]["remaining"] <= most
+
+
+@pytest.mark.parametrize(
+    ("on_store_failure", "allowed", "code"),
+    [(OnStoreFailure.ALLOW, True, "ok"), (OnStoreFailure.DENY, False, "store_unavailable")],
+)
+async def test_a_limit_that_allows_or_denies_does_so_and_says_so(
+    nodes: list[Node], redis_server: RedisServer, on_store_failure: OnStoreFailure, allowed: bool, code: str
+) -> None:
+    limit = Limit(id="", name="one", algorithm=SlidingWindow(1, DAYS_US), on_store_failure=on_store_failure)
+    tenant, secret = await new_key(nodes, limit)
+    assert (await tenant.check(api_key=secret, method="GET"))["code"] == "ok"
+    await take_away(redis_server, "kill")
+    for node in [*nodes, *nodes]:
+        answer = await asking(node, tenant).check(api_key=secret, method="GET")
+        assert (answer["allowed"], answer["code"], answer["degraded"]) == (allowed, code, True)
+        assert answer["headers"]["X-APIShield-Degraded"] == "true"
+
+
+async def test_a_node_that_stops_while_redis_is_gone_leaves_its_use_of_quotas_behind(
+    tmp_path: Path, postgres_url: str, redis_url: str, redis_server: RedisServer
+) -> None:
+    clock = ManualClock(time.time_ns() // 1000)
+    async with running_node(tmp_path / "old", clock, database_url=postgres_url, redis_url=redis_url) as node:
+        tenant, secret = await new_key([node], Limit(id="", name="monthly", algorithm=Quota(QUOTA)))
+        assert (await tenant.check(api_key=secret, method="GET", cost=30))["allowed"]
+        await take_away(redis_server, "kill")
+        assert (await tenant.check(api_key=secret, method="GET", cost=12))["degraded"]
+    await asyncio.to_thread(redis_server.heal)
+    async with running_node(tmp_path / "new", clock, database_url=postgres_url, redis_url=redis_url) as node:
+        answer = await asking(node, tenant).check(api_key=secret, method="GET", cost=0)
+        assert QUOTA - answer["limits"][0]["remaining"] == 30 + 12
