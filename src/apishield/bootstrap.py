@@ -24,7 +24,14 @@ from apishield.services.endpoints import EndpointService
 from apishield.services.engine import Engine
 from apishield.services.idempotency import IdempotencyService
 from apishield.services.keys import KeyService
-from apishield.services.loops import FLUSH_SECONDS, HEARTBEAT_SECONDS, HOUSEKEEPING_SECONDS, POLL_SECONDS, Loop
+from apishield.services.loops import (
+    FLUSH_SECONDS,
+    HEARTBEAT_SECONDS,
+    HOUSEKEEPING_SECONDS,
+    OPERATOR_SECONDS,
+    POLL_SECONDS,
+    Loop,
+)
 from apishield.services.policies import PolicyService
 from apishield.services.reports import ReportService
 from apishield.services.secret_check import check_secret
@@ -152,6 +159,7 @@ class Runtime:
             Loop("usage", self.usage.flush, FLUSH_SECONDS),
             Loop("heartbeat", self._beat, HEARTBEAT_SECONDS),
             Loop("renewal", self._renew_secrets, FLUSH_SECONDS),
+            Loop("operator", self._learn_operator, OPERATOR_SECONDS),
             Loop("housekeeping", self._keep_house, HOUSEKEEPING_SECONDS),
         ]
         self._notices = self._make_notices()
@@ -228,6 +236,11 @@ class Runtime:
         while self.snapshot.outdated:
             stored_digest, (tenant_id, secret) = self.snapshot.outdated.popitem()
             await self.keys.renew(tenant_id, stored_digest, secret)
+
+    async def _learn_operator(self) -> None:
+        """A token that was renewed on another node, or from the command line, counts here within a second."""
+        digests = await installation.operator_digests(self.database, self.secrets, self.settings.operator_token)
+        self.snapshot.know_operator(digests)
 
     async def _keep_house(self) -> None:
         """Forgets nodes that are long gone and periods that nobody asks about."""

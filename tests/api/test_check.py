@@ -13,6 +13,7 @@ import pytest_asyncio
 from apishield.core.model import SECOND_US, FixedWindow, Limit, OnStoreFailure, Quota, SlidingWindow, TokenBucket
 from apishield.core.records import KeyKind, Role
 from apishield.errors import ProblemError
+from apishield.services import installation
 from apishield.services.blocks import BlockDraft
 from apishield.services.customers import CustomerDraft
 from apishield.services.key_drafts import ImportItem, KeyChanges, KeyDraft
@@ -483,3 +484,23 @@ async def test_an_allow_is_a_tenants_and_blocks_nobody(node: Node) -> None:
 async def test_a_service_key_is_not_given_what_would_not_bind_it(tenant: Tenant) -> None:
     with pytest.raises(ProblemError, match="service key"):
         await _key(tenant, kind=KeyKind.SERVICE, scopes=(), allowed_ips=("192.0.2.1",))
+
+
+async def test_a_fresh_bucket_is_full_and_shows_no_use(tenant: Tenant) -> None:
+    bucket = Limit(id="", name="bucket", algorithm=TokenBucket(5, MINUTE_US, 2))
+    key_id, _ = await _key(tenant, rate_limits=(bucket,))
+    key = await tenant.node.runtime.keys.get(tenant.owner, key_id)
+    usage = (await tenant.node.runtime.usage.key_usage(tenant.owner, key)).rate_limits[0]
+    assert (usage.limit, usage.remaining, usage.used) == (2, 2, 0)
+
+
+async def test_a_renewed_operators_token_ends_the_former_one_on_running_nodes(node: Node) -> None:
+    runtime = node.runtime
+    renewed = await installation.replace_operator(runtime.database, runtime.secrets, runtime.entropy)
+    assert runtime.snapshot.authenticate(renewed) is None
+    await runtime._learn_operator()
+    assert runtime.snapshot.authenticate(renewed) is not None
+    again = await installation.replace_operator(runtime.database, runtime.secrets, runtime.entropy)
+    await runtime._learn_operator()
+    assert runtime.snapshot.authenticate(renewed) is None
+    assert runtime.snapshot.authenticate(again) is not None

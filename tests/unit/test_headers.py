@@ -61,7 +61,7 @@ def test_any_structured_fields_parser_reads_both_headers(drawn: list[tuple[str, 
     state: Any = http_sf.parse(headers["RateLimit"].encode(), tltype="list")
     assert [item[0] for item in policy] == [item[0] for item in state]
     for (limit, outcome), (_, of_policy), (_, of_state) in zip(limits, policy, state, strict=True):
-        assert of_policy["q"] == limit.algorithm.requests
+        assert of_policy["q"] == limit.algorithm.ceiling
         assert of_state["r"] == outcome.remaining
         assert of_state["t"] * SECOND_US >= outcome.reset_us > (of_state["t"] - 1) * SECOND_US
 
@@ -104,3 +104,10 @@ def test_the_most_restrictive_limit_comes_first() -> None:
     )
     assert [outcome.retry_after_us for _, outcome in ordered] == [None, 50, 5, 0, 0]
     assert ordered[3][0] is tight
+
+
+def test_of_a_bucket_the_quota_is_a_full_bucket_and_its_window_the_time_to_fill_it() -> None:
+    bucket = _limit("burst", TokenBucket(5, 60 * SECOND_US, 20))
+    assert policy_item(bucket) == '"burst";q=20;w=240'
+    headers = rate_limit_headers(_rows([(bucket, Outcome(True, 19, 0, 12 * SECOND_US))]), 0)
+    assert (headers["X-RateLimit-Limit"], headers["X-RateLimit-Remaining"]) == ("20", "19")

@@ -17,7 +17,7 @@ app = typer.Typer(help="The token of who runs the service.", no_args_is_help=Tru
 
 @app.command()
 def renew() -> None:
-    """Make a new operator's token and print it, this once. The former one ends at each node's next start.
+    """Make a new operator's token and print it, this once. The former one ends within a second.
 
     Example: apishield operator-token renew
     """
@@ -30,6 +30,6 @@ def renew() -> None:
 
     token = administer(replace)
     out.print(token, markup=False)
-    say("Restart each node: until then the former token holds.")
+    say("The former token ends on every running node within a second.")
     if settings_module.load().settings.operator_token is not None:
         warn("APISHIELD_OPERATOR_TOKEN is set, and comes first: a node that has it takes no other token.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota
+from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, TokenBucket
 
 _PERIOD_SECONDS = {"day": 86_400, "month": 31 * 86_400}
 _QUOTA_UNITS = {"requests": "requests", "bytes": "content-bytes"}
@@ -34,13 +34,21 @@ def window_seconds(limit: Limit) -> float | None:
 
 def policy_item(limit: Limit) -> str:
     """The limit as one member of ``RateLimit-Policy``."""
-    item = f"{quoted(limit.name)};q={limit.algorithm.requests}"
+    item = f"{quoted(limit.name)};q={limit.algorithm.ceiling}"
     if isinstance(limit.algorithm, Concurrency):
         return item + ';qu="concurrent-requests"'
     if limit.unit != "requests":
         item += f";qu={quoted(_QUOTA_UNITS.get(limit.unit, limit.unit))}"
-    window = window_seconds(limit)
+    window = _quota_window_seconds(limit)
     return item if window is None else f"{item};w={-int(-window // 1)}"
+
+
+def _quota_window_seconds(limit: Limit) -> float | None:
+    """In which time ``q`` units come back: the window, of a bucket the time to fill it."""
+    algorithm = limit.algorithm
+    if isinstance(algorithm, TokenBucket):
+        return algorithm.burst * algorithm.window_us / algorithm.requests / SECOND_US
+    return window_seconds(limit)
 
 
 def restriction(limit: Limit, outcome: Outcome) -> tuple[bool, float, int]:
@@ -48,7 +56,7 @@ def restriction(limit: Limit, outcome: Outcome) -> tuple[bool, float, int]:
     if not outcome.admitted:
         wait_us = outcome.retry_after_us
         return False, -wait_us if wait_us is not None else float("-inf"), 0
-    return True, outcome.remaining / limit.algorithm.requests, -outcome.reset_us
+    return True, outcome.remaining / limit.algorithm.ceiling, -outcome.reset_us
 
 
 def rate_limit_headers(
@@ -65,7 +73,7 @@ def rate_limit_headers(
         )
     if legacy:
         limit, _, _, outcome = limits[0]
-        headers["X-RateLimit-Limit"] = str(limit.algorithm.requests)
+        headers["X-RateLimit-Limit"] = str(limit.algorithm.ceiling)
         headers["X-RateLimit-Remaining"] = str(outcome.remaining)
         headers["X-RateLimit-Reset"] = str(-(-(now_us + outcome.reset_us) // SECOND_US))
     return headers

@@ -40,12 +40,22 @@ class FixedWindow(msgspec.Struct, frozen=True, tag_field="strategy", tag="fixed_
     requests: int
     window_us: int
 
+    @property
+    def ceiling(self) -> int:
+        """The most that can be used before something comes back."""
+        return self.requests
+
 
 class SlidingWindow(msgspec.Struct, frozen=True, tag_field="strategy", tag="sliding_window"):
     """``requests`` in any interval that is ``window_us`` long."""
 
     requests: int
     window_us: int
+
+    @property
+    def ceiling(self) -> int:
+        """The most that can be used before something comes back."""
+        return self.requests
 
 
 class TokenBucket(msgspec.Struct, frozen=True, tag_field="strategy", tag="token_bucket"):
@@ -55,12 +65,22 @@ class TokenBucket(msgspec.Struct, frozen=True, tag_field="strategy", tag="token_
     window_us: int
     burst: int
 
+    @property
+    def ceiling(self) -> int:
+        """The most that can be used before something comes back: a full bucket."""
+        return self.burst
+
 
 class Concurrency(msgspec.Struct, frozen=True, tag_field="strategy", tag="concurrency"):
     """``requests`` at the same time; a slot that nobody releases frees itself after ``timeout_us``."""
 
     requests: int
     timeout_us: int
+
+    @property
+    def ceiling(self) -> int:
+        """The most that can be used before something comes back."""
+        return self.requests
 
 
 class Quota(msgspec.Struct, frozen=True, tag_field="strategy", tag="quota"):
@@ -69,6 +89,11 @@ class Quota(msgspec.Struct, frozen=True, tag_field="strategy", tag="quota"):
     requests: int
     period: Literal["day", "month"] = "month"
     time_zone: str = "UTC"
+
+    @property
+    def ceiling(self) -> int:
+        """The most that can be used before something comes back."""
+        return self.requests
 
 
 Algorithm = FixedWindow | SlidingWindow | TokenBucket | Concurrency | Quota

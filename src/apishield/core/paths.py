@@ -15,6 +15,9 @@ MAX_PATH_CHARACTERS = 4096
 
 # A path of these needs no work: no escape, no backslash, no empty or dot segment, no trailing slash, nothing beyond ASCII.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)+")
+_MATRIX_PARAMETERS = re.compile(
+    r";[^/]*"
+)  # RFC 3986, section 3.3: some servers route by what stands before, others by all
 _SLASHES = re.compile(r"/{2,}")
 # What a server that decodes once more would take for a slash, backslash, semicolon, control character or dot segment,
 # however often it was encoded (%252f, %25252f).
@@ -26,10 +29,11 @@ class BadPathError(ValueError):
 
 
 def normalise(path: str) -> str:
-    """The one spelling of ``path``: decoded once, slashes merged, no trailing slash, without query and fragment.
+    """The one spelling of ``path``: decoded once, slashes merged, no trailing slash, without query, fragment and matrix
+    parameters (``/a;v=1/b`` is ``/a/b``), so that a limit of a resource holds however it is asked for.
 
     Raises ``BadPathError`` for encoded slashes, backslashes, control characters, dot segments left after one decoding,
-    invalid UTF-8, matrix parameters (``;``), relative or overlong paths; and for all of these where they come out only when
+    invalid UTF-8, relative or overlong paths; and for all of these where they come out only when
     the path is decoded again. Other double encodings stay as they are after one decoding.
     """
     if len(path) <= MAX_PATH_CHARACTERS and _PLAIN.fullmatch(path) is not None:
@@ -51,7 +55,7 @@ def normalise(path: str) -> str:
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in decoded):
         raise BadPathError("it has a control character")
     if ";" in decoded:
-        raise BadPathError("it has matrix parameters (a semicolon), which servers read in different ways")
+        decoded = _MATRIX_PARAMETERS.sub("", decoded)
     merged = _SLASHES.sub("/", decoded)
     if any(segment in {".", ".."} for segment in merged.split("/")):
         raise BadPathError("it has a dot segment (/./ or /../)")

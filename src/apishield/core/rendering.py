@@ -60,7 +60,7 @@ def limit_state(meter: Meter, outcome: Outcome) -> LimitState:
         meter.policy_id,
         meter.strategy,
         limit.unit,
-        limit.algorithm.requests,
+        limit.algorithm.ceiling,
         outcome.remaining,
         meter.window_seconds,
         -(-outcome.reset_us // 1000) / 1000,
@@ -77,7 +77,7 @@ def limit_code(limit: Limit) -> str:
 
 def limit_message(limit: Limit, wait_us: int | None) -> str:
     """Why ``limit`` refuses, and when it no longer would; ``None`` where the cost can never fit."""
-    name, requests, unit = limit.name, limit.algorithm.requests, limit.unit
+    name, requests, unit = limit.name, limit.algorithm.ceiling, limit.unit
     if wait_us is None:
         return f"The request costs more than the limit {name!a} ever allows ({requests} {unit})."
     return f"The limit {name!a} ({requests} {unit}) is used up. Try again in {-(-wait_us // SECOND_US)} s."

@@ -24,7 +24,7 @@ async def ensure_operator(database: Database, secrets: Secrets, entropy: Callabl
 
 
 async def replace_operator(database: Database, secrets: Secrets, entropy: Callable[[int], bytes]) -> str:
-    """Makes a new operator's token; the former one stops to work on each node at its next start."""
+    """Makes a new operator's token; the former one stops to work on each node within a second."""
     async with database.transaction() as tx:
         token = make_secret(SecretKind.OPERATOR_TOKEN, entropy)
         for name in await tx.meta.starting_with(_OPERATOR):

@@ -85,6 +85,10 @@ class Snapshot:
         self._shared_catch_up: asyncio.Task[None] | None = None
         self._caught_up_at = 0.0
 
+    def know_operator(self, digests: Collection[bytes]) -> None:
+        """Takes the digests under which the operator's token is known now."""
+        self._operator_digests = frozenset(digests)
+
     # --- look-ups -----------------------------------------------------------------------------------------------------
 
     def tenant(self, tenant_id: str) -> TenantView | None:

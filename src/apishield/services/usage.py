@@ -198,9 +198,9 @@ class UsageService:
                     counter.limit.name,
                     meter.strategy,
                     meter.unit,
-                    counter.limit.algorithm.requests,
+                    counter.limit.algorithm.ceiling,
                     outcome.remaining,
-                    max(0, counter.limit.algorithm.requests - outcome.remaining),
+                    max(0, counter.limit.algorithm.ceiling - outcome.remaining),
                     meter.window_seconds,
                     -(-outcome.reset_us // 1000) / 1000,
                 )
