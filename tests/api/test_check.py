@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from apishield.api.readiness import warnings_about
 from apishield.core.model import SECOND_US, FixedWindow, Limit, OnStoreFailure, Quota, SlidingWindow, TokenBucket
 from apishield.core.records import KeyKind, Role
 from apishield.errors import ProblemError
@@ -504,3 +506,42 @@ async def test_a_renewed_operators_token_ends_the_former_one_on_running_nodes(no
     await runtime._learn_operator()
     assert runtime.snapshot.authenticate(renewed) is None
     assert runtime.snapshot.authenticate(again) is not None
+
+
+async def test_a_lost_redis_is_said_in_the_log_and_is_no_reason_to_take_the_node_out(
+    tmp_path: Path, clock: ManualClock, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_node(tmp_path, clock, redis_url=redis_server.url) as node:
+        tenant = await node.tenant()
+        _, secret = await _key(tenant, rate_limits=(_sliding(1000),))
+        assert warnings_about(node.runtime) == []
+        redis_server.kill()
+        try:
+            async with asyncio.timeout(20):
+                while not warnings_about(node.runtime):
+                    await tenant.check(api_key=secret, method="GET")
+            assert "store.gone" in capsys.readouterr().out
+        finally:
+            redis_server.restart()
+        async with asyncio.timeout(20):
+            while warnings_about(node.runtime):
+                await asyncio.sleep(0.01)
+        assert "store.healed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/check", "POST"),
+        ("PUT", "/v1/check/batch", "POST"),
+        ("GET", "/v1/report", "POST"),
+        ("DELETE", f"/v1/decisions/dec_{'0' * 26}/release", "POST"),
+        ("POST", "/gateway/nginx", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_one_that_is_possible(
+    tenant: Tenant, method: str, path: str, allowed: str
+) -> None:
+    answer = await tenant.node.client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed

@@ -16,7 +16,7 @@ async def test_a_node_is_alive_whatever_its_database_does(service: Service) -> N
 
 
 async def test_a_node_that_keeps_up_is_ready(service: Service) -> None:
-    assert await service.nobody.ok("GET", "/readyz") == {"status": "ready", "reasons": []}
+    assert await service.nobody.ok("GET", "/readyz") == {"status": "ready", "reasons": [], "warnings": []}
 
 
 async def test_a_node_with_an_old_snapshot_is_not_ready_and_says_why(service: Service) -> None:
@@ -43,9 +43,9 @@ async def test_reasons_and_metrics_are_for_the_machine_itself_and_the_operator(
         same_machine = Caller(service.client_at("http://localhost:8000", "127.0.0.1"))
         await same_machine.problem(401, "token_missing", "GET", "/metrics")  # a proxy on it would look just so
         stranger, operator = Caller(outside), Caller(outside, service.operator.token)
-        assert await stranger.ok("GET", "/readyz") == {"status": "ready", "reasons": None}
+        assert await stranger.ok("GET", "/readyz") == {"status": "ready", "reasons": None, "warnings": None}
         await stranger.problem(401, "token_missing", "GET", "/metrics")
-        assert await operator.ok("GET", "/readyz") == {"status": "ready", "reasons": []}
+        assert await operator.ok("GET", "/readyz") == {"status": "ready", "reasons": [], "warnings": []}
         assert (await operator.ask("GET", "/metrics")).status_code == 200
         tenant = await service.tenant()
         owner = Caller(outside, tenant.secret)

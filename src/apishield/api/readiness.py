@@ -7,6 +7,7 @@ import asyncio
 from apishield.bootstrap import Runtime
 from apishield.core.model import SECOND_US
 from apishield.errors import APIShieldError
+from apishield.stores.failover import FailoverStore
 
 FRESH_US = 5 * SECOND_US
 CHECK_TIMEOUT_SECONDS = 1.0
@@ -30,3 +31,13 @@ async def reasons_against(runtime: Runtime) -> list[str]:
     except APIShieldError as error:
         reasons.append(str(error))
     return reasons
+
+
+def warnings_about(runtime: Runtime) -> list[str]:
+    """What is wrong with this node although it should get traffic."""
+    store = runtime.store
+    if isinstance(store, FailoverStore) and store.is_degraded:
+        return [
+            "Redis can't be reached: each limit goes on as its on_store_failure says (by default, this node's share)"
+        ]
+    return []

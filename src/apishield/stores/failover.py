@@ -15,12 +15,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Verdict
 from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores.local_share import LocalShare
+
+log = structlog.get_logger("apishield.store")
 
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 0.1
@@ -165,6 +168,11 @@ class FailoverStore:
         if self._failures >= FAILURES_TO_OPEN and not self._is_open:
             self._is_open = True
             self.stats.times_opened += 1
+            log.warning(
+                "store.gone",
+                error=str(error),
+                consequence="each limit goes on as its on_store_failure says: by default this node enforces its share",
+            )
             self._failed_tag = hash_tag(counters[0].key)
             self._begin_healing()
 
@@ -183,6 +191,7 @@ class FailoverStore:
                 if await self._answers():
                     self._failures = 0
                     self._is_open = False
+                    log.info("store.healed", local_decisions=self.stats.local_decisions)
                     await self._bring_back()  # where that fails often enough, the store is given up again
         finally:
             self._healing = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import Literal
 
 from fastapi import Request, Response
 
@@ -11,7 +12,7 @@ from apishield.api.auth import Authorizer
 from apishield.api.openapi import errors
 from apishield.api.origins import Origins
 from apishield.api.permissions import Permission, permit
-from apishield.api.readiness import reasons_against
+from apishield.api.readiness import reasons_against, warnings_about
 from apishield.api.route import CurrentRuntime, control_router
 from apishield.api.schemas.service import LiveOut, ReadyOut, VersionOut
 from apishield.errors import ProblemError
@@ -32,8 +33,10 @@ async def get_readiness(request: Request, response: Response, runtime: CurrentRu
     """Whether this node should get traffic. The reasons are for this machine and for the operator's token."""
     reasons = await reasons_against(runtime)
     response.status_code = 503 if reasons else 200
-    shown = reasons if await _may_look_inside(request) else None
-    return ReadyOut(status="not_ready" if reasons else "ready", reasons=shown)
+    status: Literal["ready", "not_ready"] = "not_ready" if reasons else "ready"
+    if not await _may_look_inside(request):
+        return ReadyOut(status=status, reasons=None, warnings=None)
+    return ReadyOut(status=status, reasons=reasons, warnings=warnings_about(runtime))
 
 
 @router.get(

@@ -20,10 +20,11 @@ class LiveOut(Output):
 class ReadyOut(Output):
     """Whether the node should get traffic."""
 
-    model_config = example({"status": "ready", "reasons": []})
+    model_config = example({"status": "ready", "reasons": [], "warnings": []})
 
     status: Literal["ready", "not_ready"]
     reasons: list[str] | None = Field(description="Why not; `null` for whoever may not see it.")
+    warnings: list[str] | None = Field(description="What is wrong and yet no reason to send traffic elsewhere.")
 
 
 class VersionOut(Output):
