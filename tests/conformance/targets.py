@@ -71,7 +71,7 @@ def memory_target() -> Iterator[Target]:
 
 @contextmanager
 def redis_target(url: str) -> Iterator[Target]:
-    """The store in the Redis at ``url``."""
+    """The store in the Redis at ``url``, one server or a Cluster."""
     clock = ManualClock()
     store = RedisStore(url, timeout_ms=PATIENT_MS, test_clock=clock)
     with asyncio.Runner() as runner:

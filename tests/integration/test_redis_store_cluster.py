@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 from redis.crc import key_slot
@@ -15,11 +12,10 @@ from apishield.core.counter_keys import counter_key
 from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
 from apishield.errors import StoreUnavailable
 from apishield.stores.redis import RedisStore
-from tests.support.processes import Reaper, free_port, wait_until
-from tests.support.services import RedisServer
+from tests.support.processes import Reaper
+from tests.support.redis_cluster import NODES, ClusterOf, running_cluster
 
 HOUR_US = 3_600_000_000
-NODES = 3
 RULES: list[Algorithm] = [
     SlidingWindow(1000, HOUR_US),
     FixedWindow(1000, HOUR_US),
@@ -38,60 +34,16 @@ async def ask(store: RedisStore, tenant: str, cost: int = 1) -> Verdict:
     return verdict if isinstance(verdict, Verdict) else await verdict
 
 
-class ClusterOf:
-    """Servers that are a Cluster, and clients to move its slots with."""
-
-    def __init__(self, servers: list[RedisServer]) -> None:
-        self.servers = servers
-        self.clients: list[Any] = [
-            server.client() for server in servers
-        ]  # redis-py types few of the cluster's commands
-        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
-
-    def owner_of(self, slot: int) -> int:
-        """The index of the node that holds ``slot``, as the first node knows it."""
-        ports = [server.port for server in self.servers]
-        for address, node in self.clients[0].cluster("nodes").items():
-            if any(int(span[0]) <= slot <= int(span[-1]) for span in node["slots"] if span[0].isdigit()):
-                return ports.index(int(address.rpartition(":")[2]))
-        raise LookupError(slot)
-
-    def owner_of_tenant(self, tenant: str) -> int:
-        """The index of the node that holds a tenant's counters."""
-        return self.owner_of(key_slot(counters(tenant)[0].key.encode()))
+def owner_of(cluster: ClusterOf, tenant: str) -> int:
+    """The index of the node that holds a tenant's counters."""
+    return cluster.owner_of(counters(tenant)[0].key)
 
 
 @pytest.fixture(scope="module")
 def cluster(reaper: Reaper, request: pytest.FixtureRequest) -> Iterator[ClusterOf]:
     request.getfixturevalue("redis_server")  # says what is missing where Redis is not installed
-    binary, client = shutil.which("redis-server"), shutil.which("redis-cli")
-    assert binary is not None
-    assert client is not None
-    servers = [
-        RedisServer(
-            reaper,
-            binary,
-            "--cluster-enabled",
-            "yes",
-            "--cluster-port",
-            str(free_port()),
-            "--cluster-node-timeout",
-            "1000",
-        )
-        for _ in range(NODES)
-    ]
-    addresses = [f"127.0.0.1:{server.port}" for server in servers]
-    subprocess.run(
-        [client, "--cluster", "create", *addresses, "--cluster-yes"], check=True, capture_output=True, timeout=60
-    )
-    cluster = ClusterOf(servers)
-    wait_until(
-        lambda: all(node.cluster("info")["cluster_state"] == "ok" for node in cluster.clients),
-        "the cluster to be whole",
-    )
-    yield cluster
-    for server in servers:
-        server.kill()
+    with running_cluster(reaper) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -103,7 +55,7 @@ async def store(cluster: ClusterOf) -> AsyncIterator[RedisStore]:
 
 async def test_tenants_of_all_nodes_are_decided_in_one_call_each(cluster: ClusterOf, store: RedisStore) -> None:
     tenants = [f"ten_{number}" for number in range(30)]
-    owners = {cluster.owner_of_tenant(tenant) for tenant in tenants}
+    owners = {owner_of(cluster, tenant) for tenant in tenants}
     assert owners == {0, 1, 2}
     for expected in (999, 998):
         verdicts = await asyncio.gather(*(ask(store, tenant) for tenant in tenants))
@@ -113,7 +65,8 @@ async def test_tenants_of_all_nodes_are_decided_in_one_call_each(cluster: Cluste
 async def test_no_charge_is_lost_or_made_twice_while_a_slot_moves(cluster: ClusterOf, store: RedisStore) -> None:
     tenant = "ten_moving"
     slot = key_slot(counters(tenant)[0].key.encode())
-    source, target = cluster.owner_of(slot), (cluster.owner_of(slot) + 1) % NODES
+    source = owner_of(cluster, tenant)
+    target = (source + 1) % NODES
     old, new = cluster.clients[source], cluster.clients[target]
     old_id, new_id = old.execute_command("CLUSTER MYID"), new.execute_command("CLUSTER MYID")
     for expected in (999, 998):
@@ -136,6 +89,6 @@ async def test_a_node_that_is_gone_harms_no_tenant_of_the_others(cluster: Cluste
         client.config_set("cluster-require-full-coverage", "no")
     cluster.servers[2].kill()
     answers = await asyncio.gather(*(ask(store, tenant) for tenant in tenants), return_exceptions=True)
-    owners = [cluster.owner_of_tenant(tenant) for tenant in tenants]
+    owners = [owner_of(cluster, tenant) for tenant in tenants]
     for owner, answer in zip(owners, answers, strict=True):
         assert isinstance(answer, StoreUnavailable) if owner == 2 else isinstance(answer, Verdict)
