@@ -88,6 +88,10 @@ async def test_an_import_fills_up_to_the_ceiling(plane: ControlPlane) -> None:
     owner = await small.owner()
     results = await small.keys.import_many(owner, [item(OLD_KEY + str(n)) for n in range(4)])
     assert [result.key is not None for result in results] == [True, True, False, False]
+    assert results[0].key is not None
+    await small.keys.revoke(owner, results[0].key.id)
+    again = await small.keys.import_many(owner, [item(OLD_KEY + str(n)) for n in (4, 5)])
+    assert [result.key is not None for result in again] == [True, False]
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -228,6 +228,21 @@ async def test_creates_at_once_all_succeed_up_to_the_ceiling_and_no_further(plan
     assert (await small.audit.verify(owner.tenant_id)).holds
 
 
+async def test_a_revoked_key_makes_room_for_another_and_an_expired_one_that_could_be_revived_does_not(
+    plane: ControlPlane,
+) -> None:
+    small = ControlPlane(plane.database, plane.clock, ceilings=Ceilings(keys=2))
+    owner = await small.owner()
+    for _ in range(3):
+        end_us = plane.clock.now_us + 1
+        key, _ = await small.keys.create(owner, KeyDraft(name="k", expires_at_us=end_us))
+        plane.clock.now_us = end_us
+        with pytest.raises(ProblemError, match="Revoke one") as caught:
+            await small.keys.create(owner, KeyDraft(name="one too many"))
+        assert caught.value.code == "ceiling_reached"
+        await small.keys.revoke(owner, key.id)
+
+
 async def test_a_secret_is_renewed_under_the_newest_pepper_once(plane: ControlPlane) -> None:
     owner = await plane.owner()
     key, secret = await plane.keys.create(owner, KeyDraft(name="k"))

@@ -195,3 +195,19 @@ async def test_tokens_have_a_ceiling(plane: ControlPlane) -> None:
     with pytest.raises(ProblemError) as caught:
         await small.tokens.create(owner, name="third", role=Role.VIEWER)
     assert caught.value.code == "ceiling_reached"
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_a_token_that_has_ended_makes_room_for_another(plane: ControlPlane, end: str) -> None:
+    small = ControlPlane(plane.database, plane.clock, ceilings=Ceilings(tokens=2))
+    owner = await small.owner()
+    for _ in range(4):
+        end_us = plane.clock.now_us + 1
+        token, _ = await small.tokens.create(owner, name="short", role=Role.VIEWER, expires_at_us=end_us)
+        with pytest.raises(ProblemError) as caught:
+            await small.tokens.create(owner, name="one too many", role=Role.VIEWER)
+        assert caught.value.code == "ceiling_reached"
+        if end == "revoked":
+            await small.tokens.revoke(owner, token.id)
+        else:
+            plane.clock.now_us = end_us

@@ -19,7 +19,7 @@ from apishield.stores.sql.unit_of_work import UnitOfWork
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a tenant can store. Revoked keys and tokens count: their records stay."""
+    """How much a tenant can have at once. Revoked keys, and revoked or expired tokens, are records and don't count."""
 
     keys: int = 100_000
     customers: int = 100_000
@@ -79,17 +79,18 @@ def not_found(what: str, object_id: str) -> ProblemError:
     return ProblemError("not_found", f"There is no {what} {object_id[:64]!a}.")
 
 
-def refuse_over(ceiling: int, what: str, *, has: int | None = None) -> ProblemError:
-    """422 for a ceiling that is reached, or, where the tenant ``has`` fewer and wants several more, that would be passed."""
+def refuse_over(ceiling: int, what: str, *, has: int | None = None, ending: str = "Delete one") -> ProblemError:
+    """422 for a ceiling that is reached, or, where the tenant ``has`` fewer and wants several more, that would be passed.
+
+    ``ending`` is what makes room: revoking for what keeps its record, deleting for the rest.
+    """
     if has is not None:
-        return ProblemError(
-            "ceiling_reached",
-            f"The tenant may have {ceiling:,} {what} and has {has:,} besides these. Ask the operator for more.",
+        message = (
+            f"The tenant may have {ceiling:,} {what} and has {has:,} besides these. Ask for fewer, or delete some."
         )
-    return ProblemError(
-        "ceiling_reached",
-        f"The tenant has {ceiling:,} {what}, which is the most it may have. Ask the operator for more.",
-    )
+    else:
+        message = f"The tenant has {ceiling:,} {what}, which is the most it may have. {ending} that is no longer used."
+    return ProblemError("ceiling_reached", message)
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

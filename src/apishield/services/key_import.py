@@ -43,7 +43,9 @@ async def import_keys(
     await _refuse_strange_customers(tx, tenant_id, candidates)
     for place, candidate in enumerate(c for c in candidates if not c.faults.found):
         if place >= room:
-            candidate.faults.add("", "the tenant has as many keys as it may have", "ceiling_reached")
+            candidate.faults.add(
+                "", "the tenant has as many keys as it may have; revoke some that are no longer used", "ceiling_reached"
+            )
     sound = [candidate for candidate in candidates if not candidate.faults.found]
     await tx.keys.insert_many(tenant_id, [candidate.key for candidate in sound])
     hashes = [SecretHash(sound_.key.id, sound_.digests[0], secrets.current_version) for sound_ in sound]

@@ -39,7 +39,7 @@ class KeyService(Service):
             await _check_customer(tx, key, faults)
             faults.raise_any()
             if await tx.keys.count(tenant.id, at_most=self._ceilings.keys) >= self._ceilings.keys:
-                raise refuse_over(self._ceilings.keys, "keys")
+                raise refuse_over(self._ceilings.keys, "keys", ending="Revoke one")
             secret, stored = self._new_secret(_PREFIXES[key.environment], key.id)
             key = msgspec.structs.replace(key, hint=hint(secret))
             await tx.keys.insert(tenant.id, key)

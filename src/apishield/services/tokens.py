@@ -32,8 +32,9 @@ class TokenService(Service):
             faults.text("/name", name)
             faults.instant("/expires_at", expires_at_us, now_us=tx.now_us)
             faults.raise_any()
-            if await tx.tokens.count(tenant.id, at_most=self._ceilings.tokens) >= self._ceilings.tokens:
-                raise refuse_over(self._ceilings.tokens, "tokens")
+            most = self._ceilings.tokens
+            if await tx.tokens.count_usable(tenant.id, now_us=tx.now_us, at_most=most) >= most:
+                raise refuse_over(most, "tokens", ending="Revoke one")
             token_id = tx.new_id("tok")
             secret, stored = self._new_secret(SecretKind.TENANT_TOKEN, token_id)
             token = Token(

@@ -84,7 +84,10 @@ class TenantRepository(Generic[Record]):
 
     async def count(self, tenant_id: str | None, *, at_most: int) -> int:
         """How many the tenant has; counting ends at ``at_most``."""
-        some = select(self.table.c.id).where(*self._where(tenant_id)).limit(at_most).subquery()
+        return await self._count(tenant_id, at_most)
+
+    async def _count(self, tenant_id: str | None, at_most: int, *conditions: ColumnElement[bool]) -> int:
+        some = select(self.table.c.id).where(*self._where(tenant_id, *conditions)).limit(at_most).subquery()
         return int(await self._connection.scalar(select(func.count()).select_from(some)) or 0)
 
     async def _page(

@@ -40,6 +40,10 @@ class KeysRepository(UsedRepository[Key]):
             conditions.append(or_(keys.c.id == query, *contains))
         return await self._page(tenant_id, page, conditions)
 
+    async def count(self, tenant_id: str | None, *, at_most: int) -> int:
+        """How many the tenant has that are not revoked; an expired one counts, since a later expiry revives it."""
+        return await self._count(tenant_id, at_most, keys.c.revoked_at_us.is_(None))
+
     async def of_customer(self, tenant_id: str, customer_id: str) -> int:
         """How many keys belong to a customer, whatever their state."""
         where = self._where(tenant_id, keys.c.customer_id == customer_id)
