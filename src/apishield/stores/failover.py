@@ -162,9 +162,9 @@ class FailoverStore:
             return  # it works
         self.stats.failures += 1
         now = asyncio.get_running_loop().time()
-        if now - self._failed_at > ONE_FAILURE_SECONDS:
+        if now - self._failed_at > ONE_FAILURE_SECONDS:  # since the last that counted: failures may never pause
             self._failures += 1
-        self._failed_at = now
+            self._failed_at = now
         if self._failures >= FAILURES_TO_OPEN and not self._is_open:
             self._is_open = True
             self.stats.times_opened += 1
