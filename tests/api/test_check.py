@@ -527,21 +527,3 @@ async def test_a_lost_redis_is_said_in_the_log_and_is_no_reason_to_take_the_node
             while warnings_about(node.runtime):
                 await asyncio.sleep(0.01)
         assert "store.healed" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "allowed"),
-    [
-        ("GET", "/v1/check", "POST"),
-        ("PUT", "/v1/check/batch", "POST"),
-        ("GET", "/v1/report", "POST"),
-        ("DELETE", f"/v1/decisions/dec_{'0' * 26}/release", "POST"),
-        ("POST", "/gateway/nginx", "GET"),
-    ],
-)
-async def test_a_wrong_method_is_told_the_one_that_is_possible(
-    tenant: Tenant, method: str, path: str, allowed: str
-) -> None:
-    answer = await tenant.node.client.request(method, path)
-    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == allowed
