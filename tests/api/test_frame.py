@@ -32,6 +32,24 @@ async def test_a_wrong_method_is_told_all_that_are_possible(service: Service) ->
     assert response.headers["allow"] == "GET, HEAD, POST"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/check", "POST"),
+        ("PUT", "/v1/check/batch", "POST"),
+        ("GET", "/v1/report", "POST"),
+        ("DELETE", f"/v1/decisions/dec_{'0' * 26}/release", "POST"),
+        ("POST", "/gateway/nginx", "GET"),
+    ],
+)
+async def test_a_wrong_method_on_the_data_plane_is_told_the_one_that_is_possible(
+    service: Service, method: str, path: str, allowed: str
+) -> None:
+    response = await service.nobody.ask(method, path)
+    problem_of(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == allowed
+
+
 async def test_head_is_get_without_the_body(service: Service, alice: Tenant) -> None:
     got, asked = await alice.ask("GET", "/v1/keys"), await alice.ask("HEAD", "/v1/keys")
     assert (asked.status_code, asked.content) == (200, b"")

@@ -71,12 +71,7 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         case 404:
             problem = ProblemError("not_found", f"There is no {request.url.path}. The paths are listed at /docs.")
         case 405:
-            allowed = ", ".join(_methods_at(request))
-            problem = ProblemError(
-                "method_not_allowed",
-                f"{request.method[:10]} is not possible on {request.url.path}. Possible: {allowed}.",
-                headers={"Allow": allowed},
-            )
+            problem = method_not_allowed(request.method, request.url.path, ", ".join(_methods_at(request)))
         case 413:
             problem = ProblemError("body_too_large", "The body is over 1 MiB. Send less at once.")
         case status if status < 500:
@@ -84,6 +79,12 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         case _:
             problem = ProblemError("internal", "The request could not be served.")
     return problem_response(request.scope, problem)
+
+
+def method_not_allowed(method: str, path: str, allowed: str) -> ProblemError:
+    """405 for a method that a path does not answer; ``allowed`` lists those that it does."""
+    detail = f"{method[:10]} is not possible on {path}. Possible: {allowed}."
+    return ProblemError("method_not_allowed", detail, headers={"Allow": allowed})
 
 
 def _methods_at(request: Request) -> list[str]:

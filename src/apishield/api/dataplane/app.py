@@ -22,7 +22,7 @@ from apishield.api.dataplane.batches import decide_in_turns
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
 from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
-from apishield.api.problems import MEDIA_TYPE, problem_document
+from apishield.api.problems import MEDIA_TYPE, method_not_allowed, problem_document
 from apishield.bootstrap import Runtime
 from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError, StoreUnavailable
@@ -131,7 +131,18 @@ class DataPlane:
             return lambda headers, _body: self._gateways.envoy(method, original, headers)
         if route is None and method == "POST" and (found := _RELEASE.fullmatch(path)) is not None:
             return lambda headers, body: self._release(headers, body, found.group(1))
+        if route is None and (allowed := self._method_of(path)) is not None:
+            return lambda headers, _body: self._misdirected(method, path, allowed, headers)
         return route
+
+    def _method_of(self, path: str) -> str | None:
+        """The one method that a path of the data plane answers."""
+        if _RELEASE.fullmatch(path) is not None:
+            return "POST"
+        return next((method for method, known in self._routes if known == path), None)
+
+    def _misdirected(self, method: str, path: str, allowed: str, headers: Headers) -> Answer:
+        return self._problem(method_not_allowed(method, path, allowed), _Asked(headers), path)
 
     # --- POST /v1/check -----------------------------------------------------------------------------------------------
 
