@@ -156,6 +156,24 @@ def test_the_life_of_a_key_from_the_shell_acts_on_the_running_service(apishield:
     assert "all hold" in apishield("audit", "verify", **at).stdout
 
 
+def test_a_key_from_the_shell_has_the_scopes_that_one_from_the_api_has(apishield: Apishield, service: Service) -> None:
+    at = {"APISHIELD_DATA_DIR": str(service.data_dir)}
+    token = {"Authorization": f"Bearer {service.sign_up()['token']}"}
+    by_api = httpx2.post(f"{service.url}/v1/keys", headers=token, json={"name": "A"}).json()
+    by_shell = json.loads(apishield("keys", "create", "B", "--json", **at).stdout)
+    assert by_shell["scopes"] == by_api["scopes"] == ["read", "write"]
+    assert json.loads(apishield("keys", "create", "C", "--kind", "service", "--json", **at).stdout)["scopes"] == []
+
+
+def test_lists_never_cut_an_id(apishield: Apishield, service: Service) -> None:
+    narrow = {"APISHIELD_DATA_DIR": str(service.data_dir), "COLUMNS": "40"}
+    service.sign_up()
+    made = json.loads(apishield("keys", "create", "A name" + " of words" * 5, "--json", **narrow).stdout)
+    (row,) = [line for line in apishield("keys", "list", **narrow).stdout.splitlines() if "A name" in line]
+    assert row.split()[0] == made["id"]
+    assert made["tenant_id"] in apishield("tenants", "list", **narrow).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -10,6 +10,7 @@ import typer
 
 from apishield.cli.output import moment, out, print_json, print_table, say
 from apishield.core.key_manager.lifecycle import status
+from apishield.core.key_manager.scopes import DEFAULT_SCOPES
 from apishield.core.model import Limit, Quota
 from apishield.core.rate_limiter.parse import parse_limit
 from apishield.core.records import Environment, Key, KeyKind
@@ -34,7 +35,12 @@ _DAY_US = 86_400_000_000
 def create(
     name: Annotated[str, typer.Argument(help="What the key is called.")],
     tenant: Tenant = None,
-    scope: Annotated[list[str], typer.Option(help="read, write, admin or one of your own; may be repeated.")] = [],  # noqa: B006
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="read, write, admin or one of your own; may be repeated. A caller's default: read and write."
+        ),
+    ] = None,
     limit: Annotated[list[str], typer.Option(help='A rate limit such as "1000/minute"; may be repeated.')] = [],  # noqa: B006
     monthly_quota: Annotated[int | None, typer.Option(help="Requests in a calendar month.", min=1)] = None,
     allowed_ip: Annotated[list[str], typer.Option(help="An address or network; may be repeated.")] = [],  # noqa: B006
@@ -58,7 +64,7 @@ def create(
         name=name,
         kind=kind,
         environment=environment,
-        scopes=tuple(scope),
+        scopes=tuple(scope or (DEFAULT_SCOPES if kind is KeyKind.CALLER else ())),
         rate_limits=tuple(_limit(text) for text in limit),
         quotas=() if monthly_quota is None else (Limit(id="", name="monthly", algorithm=Quota(monthly_quota)),),
         allowed_ips=tuple(allowed_ip),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 from rich.console import Console
 from rich.markup import escape as escape_markup
+from rich.measure import Measurement
 from rich.table import Table
 
 from apishield.redaction import escape
@@ -17,6 +18,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 EXIT_INTERRUPTED = 130
+
+_WIDER_THAN_ANY_ROW = 1_000_000
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -45,11 +48,12 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
-    """Writes a result for people; ``empty`` where there are no rows."""
+    """Writes a result for people, a row a line however wide: an id that was cut is none. ``empty`` where there are no rows."""
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(escape_markup(escape(cell)) for cell in row))
     if table.row_count:
+        table.width = Measurement.get(out, out.options.update_width(_WIDER_THAN_ANY_ROW), table).maximum
         out.print(table)
     else:
         say(empty)

@@ -32,6 +32,7 @@ from apishield.api.schemas.limits import (
 from apishield.api.times import optional_rfc3339, to_rfc3339
 from apishield.core import records
 from apishield.core.key_manager.lifecycle import MAX_GRACE_SECONDS, status
+from apishield.core.key_manager.scopes import DEFAULT_SCOPES
 from apishield.core.records import Key, KeyKind
 from apishield.services import key_drafts as service
 from apishield.services.checks import MAX_LIMITS, MAX_NETWORKS, MAX_SCOPES
@@ -92,7 +93,6 @@ AllowedIps = Annotated[
     list[Annotated[str, StringConstraints(max_length=64)]],
     Field(max_length=MAX_NETWORKS, examples=[["198.51.100.0/24", "2001:db8::7"]]),
 ]
-DEFAULT_SCOPES = ("read", "write")
 RateLimits = Annotated[list[LimitIn], Field(max_length=MAX_LIMITS)]
 Environment = Literal["live", "test"]
 ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64)]

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 MAX_SCOPE_LENGTH = 100
+DEFAULT_SCOPES = ("read", "write")
+"""What a caller's key may do where whoever makes it says nothing of it; a service key has no scopes."""
 
 _INCLUDED_IN_ADMIN = frozenset({"read", "write"})
 _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
