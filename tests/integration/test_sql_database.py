@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,51 @@ async def test_a_frozen_postgresql_is_said_to_be_unavailable_within_seconds(
     with contextlib.suppress(ProblemError):
         await database.check()  # the look that was given up may still be ending
     assert "schema" in await database.check()
+    await database.close()
+
+
+@contextlib.contextmanager
+def frozen(server: PostgresServer) -> Iterator[None]:
+    processes = [server.pid, *descendants(server.pid)]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("moment", ["before it", "in it", "at its commit"])
+async def test_a_writer_on_a_frozen_postgresql_is_told_within_its_time_and_what_is_known_of_its_change(
+    postgres_url: str,
+    postgres_server: PostgresServer,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    database = Database(postgres_url, clock)
+    await database.migrate()
+    monkeypatch.setattr(database_module, "TRANSACTION_SECONDS", 0.5)
+
+    async def write(freezing: contextlib.ExitStack) -> None:
+        if moment == "before it":
+            freezing.enter_context(frozen(postgres_server))
+        async with database.transaction() as tx:
+            if moment == "in it":
+                freezing.enter_context(frozen(postgres_server))
+            await tx.meta.put("name", "value")
+            freezing.enter_context(frozen(postgres_server))
+
+    with contextlib.ExitStack() as freezing, pytest.raises(ProblemError) as caught:
+        await asyncio.wait_for(write(freezing), 20)  # far more than its time: that it ends at all is what counts
+    assert caught.value.code == "database_unavailable"
+    assert ("not known" in caught.value.detail) is (moment == "at its commit")
+    monkeypatch.setattr(database_module, "TRANSACTION_SECONDS", 60)
+    async with database.transaction() as tx:
+        if moment != "at its commit":
+            assert await tx.meta.get("name") is None
+        await tx.meta.put("after", "it answers again")
     await database.close()
 
 

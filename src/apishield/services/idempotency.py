@@ -23,6 +23,7 @@ from apishield.core.model import SECOND_US
 from apishield.core.records import Actor
 from apishield.errors import ProblemError
 from apishield.services.base import Service
+from apishield.stores.sql.failures import in_doubt
 from apishield.stores.sql.repositories.idempotency import Slot
 
 KEPT_US = 24 * 3_600 * SECOND_US
@@ -91,8 +92,9 @@ class IdempotencyService(Service):
         """Keeps the answer."""
         nonce = system_random.token_bytes(_NONCE_BYTES)
         sealed = nonce + AESGCM(started.key).encrypt(nonce, msgspec.msgpack.encode(answer), _place(started.slot))
-        async with self._database.transaction() as tx:
-            await tx.idempotency.answer(started.slot, sealed)
+        with in_doubt():  # the request itself took effect
+            async with self._database.transaction() as tx:
+                await tx.idempotency.answer(started.slot, sealed)
 
     async def abandon(self, started: Started) -> None:
         """Frees the place of a request that is known to have taken no effect."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets as system_random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from inspect import isawaitable
 from typing import Any
 
@@ -18,10 +18,13 @@ from apishield.core.ports import Clock, QuotaUse
 from apishield.errors import ConfigurationError
 from apishield.stores.sql import feed, migrate
 from apishield.stores.sql.engine import WRITES, make_engine, prepare_file, read_url
-from apishield.stores.sql.failures import translated, unavailable
+from apishield.stores.sql.failures import in_doubt, translated, unavailable
+from apishield.stores.sql.patience import connected
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
 PATIENCE_SECONDS = 3
+TRANSACTION_SECONDS = 8
+"""How long a transaction on PostgreSQL may take: more than ``lock_timeout``, less than clients wait."""
 
 OnCommit = Callable[[int], Awaitable[None] | None]
 
@@ -68,22 +71,28 @@ class Database:
     async def transaction(self) -> AsyncIterator[UnitOfWork]:
         """A transaction that writes. Leaving the block commits; an exception undoes all of it.
 
-        Raises 503 ``database_unavailable`` and 507 ``storage_full``, after which nothing was changed.
+        Raises 503 ``database_unavailable``, within 8 seconds where PostgreSQL is silent, and 507 ``storage_full``. Nothing
+        was changed then, unless the answer to the commit itself is what is missing; the problem says so.
         """
         sequence: int | None = None
         with translated():
-            async with self._one_writer or nullcontext(), self.engine.connect() as connection:
+            async with self._one_writer or nullcontext(), self._writer() as connection:
                 await connection.execution_options(**{WRITES: True})
-                async with connection.begin():
+                async with connection.begin() as transaction:
                     work = self._work(connection)
                     yield work
                     if work.changes:
                         sequence = await feed.append(connection, work.changes, now_us=work.now_us)
+                    with in_doubt():
+                        await transaction.commit()
         for callback in work.callbacks:
             await _run(callback)
         if sequence is not None:
             for on_commit in self._on_commit:
                 await _run(on_commit, sequence)
+
+    def _writer(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self.engine.connect() if self.is_sqlite else connected(self.engine, seconds=TRANSACTION_SECONDS)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:

@@ -43,6 +43,22 @@ def translated() -> Iterator[None]:
         raise problem from error
 
 
+@contextmanager
+def in_doubt() -> Iterator[None]:
+    """As ``translated``, around what may have taken effect even though its answer never came: the problem says so."""
+    try:
+        with translated():
+            yield
+    except ProblemError as problem:
+        if problem.code != "database_unavailable":
+            raise
+        message = (
+            "The database did not acknowledge the change, so it is not known whether it was made. "
+            "Look at it before you try again."
+        )
+        raise ProblemError(problem.code, message, headers=problem.headers) from problem
+
+
 def problem_of(error: SQLAlchemyError) -> ProblemError | None:
     """The problem that a failure is; ``None`` where the fault is ours."""
     if not isinstance(error, DBAPIError):

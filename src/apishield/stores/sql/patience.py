@@ -1,0 +1,74 @@
+"""Connections for writers who do not wait for ever on a PostgreSQL that has fallen silent.
+
+A frozen server keeps its sockets open, so no time-out of the network ends the wait, and its own time-outs stand still.
+Cancelling would not do either: the driver answers it by asking the server to cancel, and waits for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from apishield.stores.sql.failures import unavailable
+
+_closing: set[asyncio.Task[None]] = set()  # the event loop holds its tasks only weakly
+
+
+@asynccontextmanager
+async def connected(engine: AsyncEngine, *, seconds: float) -> AsyncIterator[AsyncConnection]:
+    """A connection to PostgreSQL that is hung up ``seconds`` from now; what waits on it then fails as when it is lost.
+
+    Raises 503 ``database_unavailable`` where there is none by then.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    connection = await _open(engine, seconds)
+    hanging_up = loop.call_at(deadline, _hang_up, connection)
+    try:
+        yield connection
+    finally:
+        closing = _close(connection)
+        closing.add_done_callback(lambda _: hanging_up.cancel())
+        await asyncio.shield(closing)
+
+
+async def _open(engine: AsyncEngine, seconds: float) -> AsyncConnection:
+    opening = asyncio.create_task(engine.connect().start())
+    try:
+        await asyncio.wait({opening}, timeout=seconds)
+        if opening.done():
+            return opening.result()
+        raise unavailable()
+    finally:
+        if not opening.done():
+            opening.cancel()  # and not waited for: a frozen server holds on to its connection long after
+            opening.add_done_callback(_close_late)
+
+
+def _close_late(opening: asyncio.Task[AsyncConnection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        _close(opening.result())
+
+
+def _close(connection: AsyncConnection) -> asyncio.Task[None]:
+    closing = asyncio.create_task(connection.close())
+    _closing.add(closing)
+    closing.add_done_callback(_closing.discard)
+    return closing
+
+
+def _hang_up(connection: AsyncConnection) -> None:
+    """Ends the conversation at our end: whoever waits for the server's next word hears that there will be none."""
+    held = connection.sync_connection
+    if held is None or held.closed or held.invalidated:
+        return
+    driver: Any = held.connection.driver_connection
+    if not driver.closed:
+        with socket.socket(fileno=os.dup(driver.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
