@@ -24,6 +24,7 @@ from apishield.api.schemas.keys import (
 from apishield.api.schemas.usage import KeyUsageOut
 from apishield.core.key_manager.lifecycle import Status
 from apishield.core.records import KeyKind
+from apishield.services.key_drafts import ImportItem
 
 router = control_router("Keys")
 
@@ -52,11 +53,13 @@ async def list_keys(
     return page_of(found, lambda key: KeyOut.of(key, now_us))
 
 
-@router.post("/v1/keys/import", responses=errors("invalid_limit"))
+@router.post("/v1/keys/import")
 @permit(Permission.KEYS_WRITE)
 async def import_keys(body: KeyImport, actor: CurrentActor, runtime: CurrentRuntime) -> KeyImportOut:
     """Takes over up to 1,000 existing keys, in clear or by their SHA-256. A bad one spoils only itself."""
-    return KeyImportOut.of(await runtime.keys.import_many(actor, [item.item() for item in body.keys]))
+    sound = [item for item in body.keys if isinstance(item, ImportItem)]
+    results = iter(await runtime.keys.import_many(actor, sound) if sound else ())
+    return KeyImportOut.of([next(results) if isinstance(item, ImportItem) else item for item in body.keys])
 
 
 @router.get("/v1/keys/{key_id}")

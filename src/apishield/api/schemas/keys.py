@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, PlainValidator, StringConstraints, ValidationError
 
+from apishield.api.problems import invalid
 from apishield.api.schemas.common import (
     Changes,
     FaultOut,
@@ -34,6 +35,7 @@ from apishield.core import records
 from apishield.core.key_manager.lifecycle import MAX_GRACE_SECONDS, status
 from apishield.core.key_manager.scopes import DEFAULT_SCOPES
 from apishield.core.records import Key, KeyKind
+from apishield.errors import ProblemError
 from apishield.services import key_drafts as service
 from apishield.services.checks import MAX_LIMITS, MAX_NETWORKS, MAX_SCOPES
 from apishield.services.key_drafts import ImportItem, ImportResult, KeyDraft
@@ -241,6 +243,20 @@ class ImportedKey(_NewKey):
         return ImportItem(draft=self.draft(), secret=self.key, sha256=self.sha256)
 
 
+def _read_item(value: object) -> ImportItem | ImportResult:
+    """One item by itself: as what is to be imported, or with what is wrong with it, so that the others go on."""
+    try:
+        return ImportedKey.model_validate(value).item()
+    except ValidationError as error:
+        found = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        return ImportResult(faults=invalid(found).faults)
+    except ProblemError as problem:
+        return ImportResult(faults=problem.faults)
+
+
+ReadItem = Annotated[ImportItem | ImportResult, PlainValidator(_read_item, json_schema_input_type=ImportedKey)]
+
+
 class KeyImport(Input):
     """Caller keys from another system."""
 
@@ -256,7 +272,7 @@ class KeyImport(Input):
         }
     )
 
-    keys: list[ImportedKey] = Field(min_length=1, max_length=MAX_IMPORTED)
+    keys: list[ReadItem] = Field(min_length=1, max_length=MAX_IMPORTED)
 
 
 class ImportResultOut(Output):
