@@ -85,6 +85,21 @@ def test_the_operators_token_is_shown_on_a_terminal(tmp_path: Path) -> None:
     assert not (tmp_path / "operator-token").exists()
 
 
+def test_a_second_interrupt_ends_at_once_what_is_in_flight_and_logs_no_traceback(start_service: Start) -> None:
+    service = start_service()
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.settimeout(20)
+        head = "POST /v1/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n")
+        assert b"100 Continue" in connection.recv(4096)  # it waits for the body now
+        stopping = threading.Thread(target=service._end, args=(signal.SIGINT,))
+        stopping.start()
+        wait_until(lambda: not ready(service.url), "new requests to be refused")
+        assert service._end(signal.SIGINT) == 0
+        stopping.join()
+    assert "Traceback" not in service.log
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_lets_a_request_in_flight_finish(start_service: Start, number: signal.Signals) -> None:
     service = start_service()

@@ -5,6 +5,8 @@ Why uvicorn: docs/explanation/why-uvicorn.md.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -70,6 +72,7 @@ def make_service() -> Service:
     """What each process of uvicorn calls: the service, with the settings of the environment."""
     settings = settings_module.load().settings
     configure_logging(settings.log_level, settings.log_format)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     _end_with_parent()
     return Service(settings)
 
@@ -145,6 +148,11 @@ def _serve_in_several(config: uvicorn.Config, listener: socket.socket, announce:
 def _reachable(address: tuple[Any, ...]) -> tuple[Any, ...]:
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
     return (loopback.get(address[0], address[0]), *address[1:])
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Keeps uvicorn from logging a failure, with its traceback, of each task that a second Ctrl-C or the time-out ends."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _end_with_parent() -> None:
