@@ -78,6 +78,13 @@ PROBLEMS: Mapping[str, Problem] = {
     "storage_full": Problem(507, "The disk is full"),
 }
 
+REJECTIONS: Mapping[str, str] = {
+    "decision_unknown": "There is no such decision",
+    "report_too_old": "The decision is too old to report on",
+    "not_reserved": "The check reserved nothing",
+}
+"""Why an event of a report is not taken, besides codes of ``PROBLEMS``: code and title. An event has no status."""
+
 
 class Fault(NamedTuple):
     """What is wrong with one field; ``pointer`` is an RFC 6901 JSON pointer into the body, or ``?name`` for a query."""
@@ -110,11 +117,18 @@ class ProblemError(APIShieldError):
 
 
 class StoreUnavailable(APIShieldError):  # noqa: N818  the name that limiters use for it
-    """The store of the counters can't be reached, or did not answer in time."""
+    """The store of the counters can't be reached, or did not answer in time.
+
+    The message is for the log, as it may name servers; ``told`` is for the world.
+    """
+
+    told = "The counters can't be reached now."
 
 
 class StoreFull(StoreUnavailable):
     """The store of the counters works, but has no room for a new one."""
+
+    told = "The counters have no room for a new one now."
 
 
 class ConfigurationError(APIShieldError):
