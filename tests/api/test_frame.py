@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from apishield.errors import StoreFull
+from apishield.errors import StoreFull, StoreUnavailable
 from tests.api.support import Caller, Service, Tenant, problem_of, serving
 from tests.support.clock import ManualClock
 
@@ -65,6 +65,21 @@ async def test_a_store_without_room_is_503_and_not_a_failure(service: Service, m
 
     monkeypatch.setattr(service.runtime.store, "decide", full)
     await service.nobody.problem(503, "store_unavailable", "POST", "/v1/tenants", {"name": "x"})
+
+
+async def test_what_is_wrong_with_the_store_is_logged_and_not_told(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "Redis can't be reached: Error 111 connecting to redis.internal:6379."
+
+    def lost(*_: object) -> None:
+        raise StoreUnavailable(reason)
+
+    monkeypatch.setattr(service.runtime.store, "decide", lost)
+    with structlog.testing.capture_logs() as entries:
+        problem = await service.nobody.problem(503, "store_unavailable", "POST", "/v1/tenants", {"name": "x"})
+    assert problem["detail"] == "The counters can't be reached now. Try again in a few seconds."
+    assert [entry["reason"] for entry in entries if entry["event"] == "store.unavailable"] == [reason]
 
 
 async def test_an_announced_body_over_one_mebibyte_is_refused_before_it_is_read(alice: Tenant) -> None:

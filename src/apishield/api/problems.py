@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from apishield.errors import PROBLEM_TYPE_BASE, Fault, ProblemError
+from apishield.errors import PROBLEM_TYPE_BASE, Fault, ProblemError, StoreUnavailable
+
+log = structlog.get_logger("apishield.api")
 
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "apishield.request_id"
@@ -61,7 +64,13 @@ async def answer_problem(request: Request, error: Exception) -> Response:
 
 async def answer_store_unavailable(request: Request, error: Exception) -> Response:
     """Handles a store of counters that can't be reached, or has no room, where something is asked of it directly."""
-    return problem_response(request.scope, ProblemError("store_unavailable", f"{error}. Try again in a few seconds."))
+    return problem_response(request.scope, store_unavailable(cast(StoreUnavailable, error)))
+
+
+def store_unavailable(error: StoreUnavailable) -> ProblemError:
+    """503 for a store that can't be asked. What exactly is wrong with it goes to the log: it is the operator's to know."""
+    log.warning("store.unavailable", reason=str(error))
+    return ProblemError("store_unavailable", f"{error.told} Try again in a few seconds.")
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:

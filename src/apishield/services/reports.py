@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
+import structlog
 
 from apishield.core.decision import Cost, Name
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.ports import Clock
 from apishield.errors import StoreUnavailable
 from apishield.services.settlement import Settled, SettlementService
+
+log = structlog.get_logger("apishield.reports")
 
 MAX_REPORTS = 1000
 MAX_AGE_MS = 24 * 3600 * 1000
@@ -119,7 +122,8 @@ class ReportService:
             settled = await self._settlement.settle(tenant_id, report.decision_id, units)
         except StoreUnavailable as error:
             self._forget(tenant_id, report.decision_id)
-            return index, Rejection(index, "store_unavailable", f"Nothing was settled; report it again. {error}")
+            log.warning("report.not_settled", reason=str(error))
+            return index, Rejection(index, "store_unavailable", f"{error.told} Report it again.")
         if settled is Settled.NOT_RESERVED:
             self._forget(tenant_id, report.decision_id)
             return index, Rejection(index, "not_reserved", _NOT_RESERVED)

@@ -22,7 +22,7 @@ from apishield.api.dataplane.batches import decide_in_turns
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
 from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
-from apishield.api.problems import MEDIA_TYPE, method_not_allowed, problem_document
+from apishield.api.problems import MEDIA_TYPE, method_not_allowed, problem_document, store_unavailable
 from apishield.bootstrap import Runtime
 from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError, StoreUnavailable
@@ -254,7 +254,7 @@ class DataPlane:
     def _failure(self, error: Exception, asked: _Asked, path: str) -> Answer:
         """A problem; one that was not meant goes to the log, and tells nothing of the inside."""
         if isinstance(error, StoreUnavailable):
-            error = ProblemError("store_unavailable", "The counters can't be reached. Nothing was done; try again.")
+            error = store_unavailable(error)
         if isinstance(error, ProblemError):
             return self._problem(error, asked, path)
         asked.request_id = self._request_id(asked, None)[1]
