@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apishield.api.times import to_rfc3339
 from tests.api.support import Caller, Service, Tenant
 
 
@@ -61,6 +62,27 @@ async def test_a_token_does_not_outlive_the_one_that_makes_it(service: Service, 
     assert problem["errors"][0]["pointer"] == "/expires_at"
     inherited = await maker.ok("POST", "/v1/tokens", {"name": "x", "role": "owner"}, status=201)
     assert inherited["expires_at"] == "2026-12-01T00:00:00Z"
+
+
+async def test_a_token_remembers_when_it_was_last_used_here_and_not_when_it_was_refused(
+    service: Service, alice: Tenant
+) -> None:
+    made = await alice.ok("POST", "/v1/tokens", {"name": "CI", "role": "viewer"}, status=201)
+
+    async def last_used() -> str | None:
+        await service.runtime.usage.flush()
+        tokens = {token["id"]: token for token in (await alice.ok("GET", "/v1/tokens"))["data"]}
+        value: str | None = tokens[made["id"]]["last_used_at"]
+        return value
+
+    caller = Caller(service.client, made["token"])
+    await caller.problem(403, "forbidden", "POST", "/v1/keys", {"name": "x"})
+    assert await last_used() is None
+    service.clock.advance(60)
+    used_at = to_rfc3339(service.clock.now_us)
+    await caller.ok("GET", "/v1/keys")
+    service.clock.advance(60)
+    assert await last_used() == used_at
 
 
 async def test_there_is_no_operators_token_to_be_made(alice: Tenant) -> None:

@@ -51,6 +51,7 @@ class Authorizer:
             raise ProblemError(
                 "tenant_required", f"The operator's token belongs to no tenant. Name one: '{TENANT_HEADER}: ten_…'."
             )
+        self._runtime.usage.touch(known.id, self._runtime.clock())
         return self._actor(scope, known, tenant_id)
 
     async def is_operator(self, scope: Scope) -> bool:
