@@ -294,6 +294,38 @@ async def test_a_node_that_ends_without_its_store_leaves_the_use_of_quotas_to_th
     assert ledger.noted == [95]
 
 
+async def test_a_store_that_comes_and_goes_brings_one_share_a_window_not_one_each_time(
+    primary: Primary, clock: ManualClock
+) -> None:
+    store = FailoverStore(primary, clock, Ledger(0), live_nodes=lambda: 3)
+    subject = counter(SlidingWindow(30, MINUTE_US))
+    assert await admitted(store, subject) == 30
+    without = 0
+    for _ in range(4):
+        primary.is_gone = True
+        without += await admitted(store, subject, checks=4)
+        primary.is_gone = False
+        await turns()
+        assert not (await ask(store, subject)).admitted
+    assert without == 10
+    assert (await ask(store, subject, cost=0)).outcomes[0].remaining == 0
+    clock.advance(61)
+    primary.is_gone = True
+    assert await admitted(store, subject) == 10
+    await store.close()
+
+
+async def test_a_quota_is_learned_again_at_each_failure(primary: Primary, clock: ManualClock) -> None:
+    ledger = Ledger(70)
+    store = FailoverStore(primary, clock, ledger)
+    for used, expected in [(70, 30), (85, 15), (40, 60)]:
+        ledger.used, primary.is_gone = used, True
+        assert await admitted(store, counter(Quota(100))) == expected
+        primary.is_gone = False
+        await turns()
+    await store.close()
+
+
 async def test_numbers_may_change_while_the_store_is_gone(primary: Primary, clock: ManualClock) -> None:
     primary.is_gone = True
     nodes = 1

@@ -1,7 +1,8 @@
 """What happens while the counters' store is gone: each limit goes on as it says, every answer says so, nothing waits.
 
 - ``local``: this node enforces its share, the limit divided by the nodes that are alive (at least 1). A window that spans
-  the failure so admits at most the limit plus one share a node. What was charged here is charged to the store on healing.
+  failures so admits at most the limit plus one share a node, however many there are. What was charged here is charged to
+  the store on healing.
 - ``allow`` and ``deny`` do that.
 
 Quotas go on from what the durable ledger knows. After a few failures the store is left alone (the breaker is open) and only a
@@ -206,7 +207,7 @@ class FailoverStore:
 
     async def _bring_back(self) -> None:
         """Charges the store what was admitted without it. What fails then may have run, and is not sent again."""
-        owed = [] if self._is_open else self._local.take_owed()
+        owed = [] if self._is_open else await self._local.take_owed()
         for start in range(0, len(owed), BROUGHT_BACK_AT_ONCE):
             part = owed[start : start + BROUGHT_BACK_AT_ONCE]
             done = await asyncio.gather(

@@ -44,7 +44,11 @@ class LocalShare:
         self._clock = clock
         self._ledger = ledger
         self._live_nodes = live_nodes
-        self._forget()
+        self._store = MemoryStore(clock, self)
+        self._owed: dict[str, tuple[Counter, int, int]] = {}
+        self._used: dict[str, int] = {}
+        self._quotas: dict[str, Counter] = {}
+        self._shares: dict[tuple[int, str], tuple[Limit, int, Limit]] = {}
 
     def decide(
         self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
@@ -83,16 +87,20 @@ class LocalShare:
         for counter in counters:
             self._owed.pop(counter.key, None)
 
-    def take_owed(self) -> list[tuple[Counter, int]]:
-        """What was charged here and still counts, for the shared store; this node starts anew when it is next on its own."""
+    async def take_owed(self) -> list[tuple[Counter, int]]:
+        """What was charged here since the last time and still counts, for the shared store.
+
+        Shares stay used, so that a store that comes and goes does not bring a new one each time; quotas are learned again.
+        """
         owed = [(counter, self._still_counting(counter, units, at_us)) for counter, units, at_us in self._owed.values()]
-        self._forget()
+        await self._store.reset(list(self._quotas.values()))
+        self._owed, self._used, self._quotas = {}, {}, {}
         return [(counter, units) for counter, units in owed if units > 0]
 
     async def hand_over(self) -> None:
         """Tells the ledger what is still owed of quotas, where this node ends and won't charge the store."""
         known, now_us = self._used, self._clock()
-        owed = {counter.key: (counter.limit.algorithm, units) for counter, units in self.take_owed()}
+        owed = {counter.key: (counter.limit.algorithm, units) for counter, units in await self.take_owed()}
         periods = {key: period_of(rule, now_us) for key, (rule, _) in owed.items() if isinstance(rule, Quota)}
         if self._ledger is None or not periods:
             return
@@ -114,12 +122,6 @@ class LocalShare:
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        self._store = MemoryStore(self._clock, self)
-        self._owed: dict[str, tuple[Counter, int, int]] = {}
-        self._used: dict[str, int] = {}
-        self._shares: dict[tuple[int, str], tuple[Limit, int, Limit]] = {}
-
     async def _learn_and_decide(
         self,
         ledger: QuotaLedger,
@@ -132,8 +134,9 @@ class LocalShare:
         now_us = self._clock()
         periods = {counter.key: period_of(counter.limit.algorithm, now_us) for counter in unknown}  # type: ignore[arg-type]
         used = await _used_within(ledger, periods, LEDGER_TIMEOUT_SECONDS)
-        for key in periods:
-            self._used.setdefault(key, used.get(key, 0))
+        for counter in unknown:
+            self._used.setdefault(counter.key, used.get(counter.key, 0))
+            self._quotas[counter.key] = counter
         verdict = self.decide(counters, costs, check_id)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
