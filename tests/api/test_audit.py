@@ -21,6 +21,24 @@ async def test_every_change_is_an_entry_with_who_what_where_and_the_request(serv
     assert (await service.runtime.audit.verify(alice.id)).holds
 
 
+async def test_a_change_that_changes_nothing_is_no_entry_and_no_update(alice: Tenant, service: Service) -> None:
+    key = await alice.key(name="k", rate_limit="5/minute")
+    customer = await alice.ok("POST", "/v1/customers", {"name": "c"}, status=201)
+    policy = (await alice.ok("GET", "/v1/policies"))["data"][0]
+    at = {
+        "/v1/tenant": await alice.ok("GET", "/v1/tenant"),
+        f"/v1/keys/{key['id']}": await alice.ok("GET", f"/v1/keys/{key['id']}"),
+        f"/v1/customers/{customer['id']}": customer,
+        f"/v1/policies/{policy['id']}": policy,
+    }
+    before = (await alice.ok("GET", "/v1/audit-log?limit=1"))["data"][0]["sequence"]
+    service.clock.advance(1)
+    for path, shown in at.items():
+        for changes in ({}, {"name": shown["name"]}):
+            assert await alice.ok("PATCH", path, changes) == shown
+    assert (await alice.ok("GET", "/v1/audit-log?limit=1"))["data"][0]["sequence"] == before
+
+
 async def test_each_kind_of_change_leaves_its_action(alice: Tenant) -> None:
     key = await alice.key()
     path = f"/v1/keys/{key['id']}"

@@ -11,11 +11,13 @@ from msgspec import UNSET
 
 from apishield.core.key_manager.format import make_secret
 from apishield.core.key_manager.hashing import digest
-from apishield.core.records import Actor, Role, SecretHash, Tenant
+from apishield.core.records import Actor, Customer, Endpoint, Key, Policy, Role, SecretHash, Tenant
 from apishield.errors import ProblemError
 from apishield.services.secrets import Secrets
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.unit_of_work import UnitOfWork
+
+Changeable = Tenant | Key | Customer | Policy | Endpoint
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +99,11 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict
     """What an audit entry of a change shows: the fields that are not what they were."""
     names = [name for name in after if before.get(name) != after[name]]
     return {name: before.get(name) for name in names}, {name: after[name] for name in names}
+
+
+def is_unchanged(before: Changeable, after: Changeable) -> bool:
+    """Whether a change changes nothing, so that there is nothing to write, to announce or to audit."""
+    return msgspec.structs.replace(after, updated_at_us=before.updated_at_us) == before
 
 
 def given(changes: msgspec.Struct) -> dict[str, object]:

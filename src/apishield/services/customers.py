@@ -9,7 +9,16 @@ from apishield.core.model import Limit
 from apishield.core.records import Actor, Customer
 from apishield.errors import Fault, ProblemError
 from apishield.services.audited import Audited
-from apishield.services.base import Service, differing, given, hold_tenant, not_found, refuse_over, tenant_of
+from apishield.services.base import (
+    Service,
+    differing,
+    given,
+    hold_tenant,
+    is_unchanged,
+    not_found,
+    refuse_over,
+    tenant_of,
+)
 from apishield.services.checks import Faults, is_quota
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.unit_of_work import UnitOfWork
@@ -86,6 +95,8 @@ class CustomerService(Service):
             before = await _existing(tx, tenant.id, customer_id)
             after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **given(changes))
             after = await _checked(tx, after, before)
+            if is_unchanged(before, after):
+                return before
             await tx.customers.replace(tenant.id, after)
             tx.changed("customer", tenant.id, customer_id)
             audited = Audited(self._secrets)

@@ -16,7 +16,7 @@ from apishield.core.openapi_documents import COST, LOGIN, DocumentError, Operati
 from apishield.core.records import Actor, Endpoint
 from apishield.errors import Fault, ProblemError
 from apishield.services.audited import Audited
-from apishield.services.base import Service, differing, hold_tenant, not_found, refuse_over, tenant_of
+from apishield.services.base import Service, differing, hold_tenant, is_unchanged, not_found, refuse_over, tenant_of
 from apishield.services.checks import Faults
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.repositories.audit import Event
@@ -157,7 +157,7 @@ class _Import:
         if before is None:
             self.created.append(wanted)
             return _result(operation, "created", wanted)
-        if msgspec.structs.replace(wanted, updated_at_us=before.updated_at_us) == before:
+        if is_unchanged(before, wanted):
             return _result(operation, "unchanged", before)
         self.updated.append((before, wanted))
         return _result(operation, "updated", wanted)

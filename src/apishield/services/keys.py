@@ -13,7 +13,16 @@ from apishield.core.records import Actor, Environment, Key, KeyKind
 from apishield.errors import Fault, ProblemError
 from apishield.services import key_import
 from apishield.services.audited import Audited
-from apishield.services.base import Service, differing, given, hold_tenant, not_found, refuse_over, tenant_of
+from apishield.services.base import (
+    Service,
+    differing,
+    given,
+    hold_tenant,
+    is_unchanged,
+    not_found,
+    refuse_over,
+    tenant_of,
+)
 from apishield.services.checks import Faults
 from apishield.services.key_drafts import ImportItem, ImportResult, KeyChanges, KeyDraft, checked, new_key
 from apishield.services.lifetimes import outlives, within_own
@@ -87,6 +96,8 @@ class KeyService(Service):
                 faults.add("/expires_at", "a service key can't outlive the token that changes it")
             faults.raise_any()
             after = await _within_expiry(tx, after)
+            if is_unchanged(before, after):
+                return before
             await self._write(tx, actor, "key.updated", before, after)
         return after
 

@@ -10,7 +10,16 @@ from apishield.core.records import Actor, Match, Override, Policy
 from apishield.errors import Fault, ProblemError
 from apishield.services import policy_checks
 from apishield.services.audited import Audited
-from apishield.services.base import Service, differing, given, hold_tenant, not_found, refuse_over, tenant_of
+from apishield.services.base import (
+    Service,
+    differing,
+    given,
+    hold_tenant,
+    is_unchanged,
+    not_found,
+    refuse_over,
+    tenant_of,
+)
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
@@ -89,6 +98,8 @@ class PolicyService(Service):
             before = await _existing(tx, tenant.id, policy_id)
             after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **given(changes))
             after = await self._checked(tx, after, before)
+            if is_unchanged(before, after):
+                return before
             if any(getattr(after, name) != getattr(before, name) for name in _DECIDING):
                 await tx.shadow.forget(tenant.id, policy_id)
             await tx.policies.replace(tenant.id, after)

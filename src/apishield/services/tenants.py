@@ -12,7 +12,7 @@ from apishield.core.model import SECOND_US, Limit, SlidingWindow
 from apishield.core.records import Actor, Key, KeyKind, Match, Metadata, Policy, Role, Tenant, Token
 from apishield.errors import Fault, ProblemError
 from apishield.services.audited import Audited
-from apishield.services.base import Service, differing, given, not_found, require_operator
+from apishield.services.base import Service, differing, given, is_unchanged, not_found, require_operator
 from apishield.services.checks import Faults
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.repositories.audit import Event
@@ -116,6 +116,8 @@ class TenantService(Service):
                 raise not_found("tenant", tenant_id)
             after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **given(changes))
             _check(after)
+            if is_unchanged(before, after):
+                return before
             await tx.tenants.replace(after)
             tx.changed("tenant", None, tenant_id)
             audited = Audited(self._secrets)
