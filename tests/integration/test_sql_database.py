@@ -244,6 +244,25 @@ async def test_a_writer_on_a_frozen_postgresql_is_told_within_its_time_and_what_
     await database.close()
 
 
+async def test_readers_of_a_frozen_postgresql_are_told_within_their_time_and_read_on_when_it_goes_on(
+    postgres_url: str, postgres_server: PostgresServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_url, clock)
+    await database.migrate()  # which leaves a connection in the pool
+
+    async def read() -> str | None:
+        async with database.read() as tx:
+            return await tx.meta.get("name")
+
+    monkeypatch.setattr(database_module, "TRANSACTION_SECONDS", 0.5)
+    with frozen(postgres_server):
+        results = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(12)), return_exceptions=True), 20)
+    assert [result.code for result in results if isinstance(result, ProblemError)] == ["database_unavailable"] * 12
+    monkeypatch.setattr(database_module, "TRANSACTION_SECONDS", 60)
+    assert await read() is None
+    await database.close()
+
+
 async def test_a_postgresql_that_dies_in_the_middle_of_a_transaction_has_done_nothing(
     postgres_url: str, postgres_server: PostgresServer, clock: ManualClock
 ) -> None:

@@ -24,7 +24,7 @@ from apishield.stores.sql.unit_of_work import UnitOfWork
 
 PATIENCE_SECONDS = 3
 TRANSACTION_SECONDS = 8
-"""How long a transaction on PostgreSQL may take: more than ``lock_timeout``, less than clients wait."""
+"""How long a transaction on PostgreSQL may take, and a reader waits for a connection: more than ``lock_timeout``."""
 
 OnCommit = Callable[[int], Awaitable[None] | None]
 
@@ -76,7 +76,7 @@ class Database:
         """
         sequence: int | None = None
         with translated():
-            async with self._one_writer or nullcontext(), self._writer() as connection:
+            async with self._one_writer or nullcontext(), self._connected(to_the_end=True) as connection:
                 await connection.execution_options(**{WRITES: True})
                 async with connection.begin() as transaction:
                     work = self._work(connection)
@@ -91,8 +91,10 @@ class Database:
             for on_commit in self._on_commit:
                 await _run(on_commit, sequence)
 
-    def _writer(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self.engine.connect() if self.is_sqlite else connected(self.engine, seconds=TRANSACTION_SECONDS)
+    def _connected(self, *, to_the_end: bool) -> AbstractAsyncContextManager[AsyncConnection]:
+        if self.is_sqlite:
+            return self.engine.connect()
+        return connected(self.engine, seconds=TRANSACTION_SECONDS, to_the_end=to_the_end)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:
@@ -103,7 +105,8 @@ class Database:
     @asynccontextmanager
     async def _view(self) -> AsyncIterator[AsyncConnection]:
         with translated():
-            async with self.engine.connect() as connection:
+            # Only the way in has a deadline: all rows of a large database, or a long audit log, take their time.
+            async with self._connected(to_the_end=False) as connection:
                 if not self.is_sqlite:
                     await connection.execution_options(**_ONE_MOMENT)
                 async with connection.begin() as transaction:

@@ -1,4 +1,4 @@
-"""Connections for writers who do not wait for ever on a PostgreSQL that has fallen silent.
+"""Connections for those who do not wait for ever on a PostgreSQL that has fallen silent.
 
 A frozen server keeps its sockets open, so no time-out of the network ends the wait, and its own time-outs stand still.
 Cancelling would not do either: the driver answers it by asking the server to cancel, and waits for that.
@@ -21,21 +21,19 @@ _closing: set[asyncio.Task[None]] = set()  # the event loop holds its tasks only
 
 
 @asynccontextmanager
-async def connected(engine: AsyncEngine, *, seconds: float) -> AsyncIterator[AsyncConnection]:
-    """A connection to PostgreSQL that is hung up ``seconds`` from now; what waits on it then fails as when it is lost.
+async def connected(engine: AsyncEngine, *, seconds: float, to_the_end: bool) -> AsyncIterator[AsyncConnection]:
+    """A connection to PostgreSQL. Raises 503 ``database_unavailable`` where there is none within ``seconds``.
 
-    Raises 503 ``database_unavailable`` where there is none by then.
+    Where they bind ``to_the_end``, it is hung up when they are over; what waits on it then fails as when it is lost.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     connection = await _open(engine, seconds)
-    hanging_up = loop.call_at(deadline, _hang_up, connection)
+    hanging_up = loop.call_at(deadline, _hang_up, connection) if to_the_end else None
     try:
         yield connection
     finally:
-        closing = _close(connection)
-        closing.add_done_callback(lambda _: hanging_up.cancel())
-        await asyncio.shield(closing)
+        await asyncio.shield(_close(connection, hanging_up))
 
 
 async def _open(engine: AsyncEngine, seconds: float) -> AsyncConnection:
@@ -56,10 +54,12 @@ def _close_late(opening: asyncio.Task[AsyncConnection]) -> None:
         _close(opening.result())
 
 
-def _close(connection: AsyncConnection) -> asyncio.Task[None]:
+def _close(connection: AsyncConnection, hanging_up: asyncio.TimerHandle | None = None) -> asyncio.Task[None]:
     closing = asyncio.create_task(connection.close())
     _closing.add(closing)
     closing.add_done_callback(_closing.discard)
+    if hanging_up is not None:  # closing waits for the server too
+        closing.add_done_callback(lambda _: hanging_up.cancel())
     return closing
 
 
