@@ -79,10 +79,10 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     assert entry is not None
     found = engine.check(view, request)
     decision = found if isinstance(found, Decision) else await found
-    asked = runtime.store.decide(entry.counters, entry.unit_costs)
+    asked = runtime.store.decide(entry.limits.counters, entry.limits.unit_costs)
     verdict = asked if isinstance(asked, Verdict) else await asked
     decoder, data_plane = msgspec.json.Decoder(CheckRequest), node.data_plane
-    ids, usage, meters = engine._ids, runtime.usage, entry.meters
+    ids, usage, meters = engine._ids, runtime.usage, entry.limits.meters
     headers_read = app._Asked(headers)
 
     def parse() -> object:
@@ -101,7 +101,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         "parse: headers, who asks, JSON": parse,
         "key: hash, look-up": lambda: engine._identify(view, secret),
         "steps: address, path, blocks, scopes, policies": steps,
-        "limits: the store's verdict": lambda: runtime.store.decide(entry.counters, entry.unit_costs),
+        "limits: the store's verdict": lambda: runtime.store.decide(entry.limits.counters, entry.limits.unit_costs),
         "render: states, headers": lambda: render(meters, verdict),
         "id of the decision": lambda: ids.make(node.tenant_id, verdict.now_us),
         "event: usage, metrics": lambda: usage.record(view, entry, decision, verdict.now_us, peek=False),
