@@ -10,7 +10,11 @@ import pytest
 from apishield.core.records import Actor, Role
 from apishield.errors import ProblemError
 from apishield.services.idempotency import KEPT_US, Answer, Replay, Started
+from apishield.stores.sql.database import Database
+from tests.support.clock import ManualClock
 from tests.support.control_plane import OPERATOR, ControlPlane
+from tests.support.database import SECRETS
+from tests.support.services import PostgresServer
 
 ACTOR = Actor(id="tok_1", role=Role.OWNER, tenant_id="ten_1")
 CREDENTIAL = "ast_canary-credential"
@@ -120,3 +124,22 @@ async def test_nothing_in_the_row_can_be_read(plane: ControlPlane) -> None:
     stored = b"".join(bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode() for value in row)
     for canary in (b"canary", b"key-1", CREDENTIAL.encode(), b"request"):
         assert canary not in stored
+
+
+async def test_a_request_whose_answer_could_not_be_kept_is_not_said_to_have_changed_nothing(
+    postgres_url: str, postgres_server: PostgresServer, clock: ManualClock
+) -> None:
+    database = Database(postgres_url, clock, audit_key=SECRETS.audit_key())
+    await database.migrate()
+    plane = ControlPlane(database, clock)
+    first = await begin(plane)
+    assert isinstance(first, Started)
+    postgres_server.kill()
+    with pytest.raises(ProblemError, match="not known whether") as caught:
+        await plane.idempotency.finish(first, ANSWER)
+    assert caught.value.code == "database_unavailable"
+    postgres_server.heal()
+    with pytest.raises(ProblemError) as caught:
+        await begin(plane)
+    assert caught.value.code == "idempotency_in_progress"
+    await database.close()
