@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 
 from apishield.api.app import document
+from apishield.api.dataplane import document as dataplane
 from tests.support.processes import Reaper
 from tests.support.service import Service
 
@@ -86,6 +87,12 @@ def asked_by_the_operator(whole: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def without_gateways(fragment: dict[str, Any]) -> dict[str, Any]:
+    """The data plane but for what only a gateway asks, in its own headers; ``test_gateways`` holds that."""
+    paths = {path: item for path, item in fragment["paths"].items() if not path.startswith("/gateway/")}
+    return {**fragment, "paths": paths}
+
+
 def named(*names: str) -> list[Any]:
     return [check for check in CHECKS.get_all() if check.__name__ in names]
 
@@ -97,7 +104,8 @@ CONFIG = {
     "phases": {"coverage": {"enabled": THOROUGH}},
 }
 api = schemathesis.openapi.from_dict(
-    asked_by_the_operator(without_long_lists(document())), config=schemathesis.Config.from_dict(CONFIG)
+    asked_by_the_operator(without_long_lists(document(without_gateways(dataplane.document())))),
+    config=schemathesis.Config.from_dict(CONFIG),
 )
 
 
@@ -113,7 +121,9 @@ def test_every_operation_answers_as_documented(
     def ask(*unfit: str) -> None:
         case.call_and_validate(running.url, connection, headers=credentials, excluded_checks=named(*unfit))
 
-    ask(UNFIT)
+    # Each item of these is read by itself: a bad one is told so in the answer, and spoils no other.
+    by_item = ("negative_data_rejection",) if case.path in {"/v1/check/batch", "/v1/report", "/v1/keys/import"} else ()
+    ask(UNFIT, *by_item)
     if case.path_parameters:
         case.path_parameters = {name: belongings.get(name, value) for name, value in case.path_parameters.items()}
         ask(UNFIT, "negative_data_rejection")  # what was wrong may have been the id
