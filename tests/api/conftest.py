@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest_asyncio
 
 from tests.api.support import Service, Tenant, serving
+from tests.support.checks import node, tenant
 from tests.support.clock import ManualClock
+
+__all__ = ["alice", "bob", "node", "service", "tenant"]
 
 
 @pytest_asyncio.fixture

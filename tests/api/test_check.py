@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from apishield.core.model import SECOND_US, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket
 from apishield.core.records import KeyKind, Role
@@ -15,36 +13,13 @@ from apishield.services.blocks import BlockDraft
 from apishield.services.customers import CustomerDraft
 from apishield.services.key_drafts import KeyChanges, KeyDraft
 from apishield.services.tenants import TenantChanges
+from tests.support.checks import MINUTE_US, make_key, sliding
 from tests.support.clock import ManualClock
 from tests.support.node import OPERATOR, Node, Tenant, running_node
 
-MINUTE_US = 60 * SECOND_US
-
-
-@pytest_asyncio.fixture
-async def node(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Node]:
-    async with running_node(tmp_path, clock) as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def tenant(node: Node) -> Tenant:
-    return await node.tenant()
-
-
-def _sliding(requests: int, name: str = "default", window_us: int = MINUTE_US, **more: Any) -> Limit:
-    return Limit(id="", name=name, algorithm=SlidingWindow(requests, window_us), **more)
-
-
-async def _key(tenant: Tenant, **draft: Any) -> tuple[str, str]:
-    """A caller's key: its id and its secret."""
-    draft = {"name": "k", "scopes": ("read", "write"), **draft}
-    key, secret = await tenant.node.runtime.keys.create(tenant.owner, KeyDraft(**draft))
-    return key.id, secret
-
 
 async def test_a_key_is_admitted_up_to_its_limit_and_then_told_when(tenant: Tenant, clock: ManualClock) -> None:
-    _, secret = await _key(tenant, rate_limits=(_sliding(3),))
+    _, secret = await make_key(tenant, rate_limits=(sliding(3),))
     answers = [await tenant.check(api_key=secret, method="GET", path="/x") for _ in range(5)]
     assert [answer["allowed"] for answer in answers] == [True, True, True, False, False]
     assert [answer["limits"][0]["remaining"] for answer in answers] == [2, 1, 0, 0, 0]
@@ -63,7 +38,7 @@ async def test_a_key_is_admitted_up_to_its_limit_and_then_told_when(tenant: Tena
 
 
 async def test_several_limits_decide_all_or_nothing(tenant: Tenant) -> None:
-    _, secret = await _key(tenant, rate_limits=(_sliding(10, "wide"), _sliding(2, "tight")))
+    _, secret = await make_key(tenant, rate_limits=(sliding(10, "wide"), sliding(2, "tight")))
     for _ in range(5):
         last = await tenant.check(api_key=secret, method="GET")
     remaining = {limit["name"]: limit["remaining"] for limit in last["limits"]}
@@ -72,7 +47,7 @@ async def test_several_limits_decide_all_or_nothing(tenant: Tenant) -> None:
 
 
 async def test_a_cost_that_never_fits_is_refused_without_a_time(tenant: Tenant) -> None:
-    _, secret = await _key(tenant, rate_limits=(_sliding(3),))
+    _, secret = await make_key(tenant, rate_limits=(sliding(3),))
     refused = await tenant.check(api_key=secret, method="GET", cost=4)
     assert (refused["code"], refused["retry_after"]) == ("rate_limited", None)
     assert "Retry-After" not in refused["headers"]
@@ -80,7 +55,7 @@ async def test_a_cost_that_never_fits_is_refused_without_a_time(tenant: Tenant) 
 
 
 async def test_a_peek_charges_nothing_and_is_no_use(tenant: Tenant) -> None:
-    key_id, secret = await _key(tenant, rate_limits=(_sliding(3),))
+    key_id, secret = await make_key(tenant, rate_limits=(sliding(3),))
     for _ in range(5):
         assert (await tenant.check(api_key=secret, method="GET", cost=0))["limits"][0]["remaining"] == 3
     key = await tenant.node.runtime.keys.get(tenant.owner, key_id)
@@ -89,8 +64,8 @@ async def test_a_peek_charges_nothing_and_is_no_use(tenant: Tenant) -> None:
 
 
 async def test_units_are_counted_apart(tenant: Tenant) -> None:
-    limits = (_sliding(10, "requests"), _sliding(1000, "tokens", unit="tokens"))
-    _, secret = await _key(tenant, rate_limits=limits)
+    limits = (sliding(10, "requests"), sliding(1000, "tokens", unit="tokens"))
+    _, secret = await make_key(tenant, rate_limits=limits)
     first = await tenant.check(api_key=secret, method="GET", cost={"requests": 1, "tokens": 900})
     assert {limit["name"]: limit["remaining"] for limit in first["limits"]} == {"requests": 9, "tokens": 100}
     second = await tenant.check(api_key=secret, method="GET", cost={"requests": 1, "tokens": 900})
@@ -104,7 +79,7 @@ async def test_units_are_counted_apart(tenant: Tenant) -> None:
 async def test_every_algorithm_admits_its_limit_exactly(
     tenant: Tenant, algorithm: FixedWindow | SlidingWindow | TokenBucket
 ) -> None:
-    _, secret = await _key(tenant, rate_limits=(Limit(id="", name="a", algorithm=algorithm),))
+    _, secret = await make_key(tenant, rate_limits=(Limit(id="", name="a", algorithm=algorithm),))
     answers = [(await tenant.check(api_key=secret, method="GET"))["allowed"] for _ in range(9)]
     assert sum(answers) == 5
 
@@ -113,7 +88,7 @@ async def test_a_quota_of_a_memory_node_survives_its_restart(tmp_path: Path, clo
     quotas = (Limit(id="", name="monthly", algorithm=Quota(5)),)
     async with running_node(tmp_path, clock) as first:
         tenant = await first.tenant()
-        _, secret = await _key(tenant, quotas=quotas)
+        _, secret = await make_key(tenant, quotas=quotas)
         for _ in range(3):
             await tenant.check(api_key=secret, method="GET")
     async with running_node(tmp_path, clock) as second:
@@ -127,9 +102,9 @@ async def test_a_quota_of_a_memory_node_survives_its_restart(tmp_path: Path, clo
 async def test_customers_share_their_limits_over_all_their_keys(tenant: Tenant) -> None:
     runtime = tenant.node.runtime
     customer = await runtime.customers.create(
-        tenant.owner, CustomerDraft(name="ACME", rate_limits=(_sliding(2, "shared"),))
+        tenant.owner, CustomerDraft(name="ACME", rate_limits=(sliding(2, "shared"),))
     )
-    secrets = [(await _key(tenant, customer_id=customer.id))[1] for _ in range(2)]
+    secrets = [(await make_key(tenant, customer_id=customer.id))[1] for _ in range(2)]
     answers = [await tenant.check(api_key=secret, method="GET") for secret in secrets * 2]
     assert [answer["allowed"] for answer in answers] == [True, True, False, False]
     assert answers[0]["key"]["customer_id"] == customer.id
@@ -147,14 +122,14 @@ async def test_callers_without_a_key_are_counted_by_address_and_ipv6_by_64(tenan
 
 async def test_a_refusal_says_why_in_code_and_words(tenant: Tenant, clock: ManualClock) -> None:
     runtime = tenant.node.runtime
-    key_id, secret = await _key(tenant)
+    key_id, secret = await make_key(tenant)
     mistyped = secret[:-1] + ("a" if secret[-1] != "a" else "b")
     stranger = await tenant.node.tenant("Other")
-    _, foreign = await _key(stranger)
-    _, bound = await _key(tenant, allowed_ips=("10.0.0.0/8",))
-    _, reader = await _key(tenant, scopes=("read",))
-    _, expiring = await _key(tenant, expires_at_us=clock() + SECOND_US)
-    disabled_id, disabled = await _key(tenant)
+    _, foreign = await make_key(stranger)
+    _, bound = await make_key(tenant, allowed_ips=("10.0.0.0/8",))
+    _, reader = await make_key(tenant, scopes=("read",))
+    _, expiring = await make_key(tenant, expires_at_us=clock() + SECOND_US)
+    disabled_id, disabled = await make_key(tenant)
     await runtime.keys.update(tenant.owner, disabled_id, KeyChanges(enabled=False))
     await runtime.keys.revoke(tenant.owner, key_id)
     clock.advance(1)
@@ -192,12 +167,12 @@ async def test_a_refusal_says_why_in_code_and_words(tenant: Tenant, clock: Manua
 
 async def test_a_foreign_key_and_an_invented_one_get_the_same_answer(tenant: Tenant) -> None:
     stranger = await tenant.node.tenant("Other")
-    _, foreign = await _key(stranger)
-    own_id, own = await _key(tenant)
+    _, foreign = await make_key(stranger)
+    own_id, own = await make_key(tenant)
     await tenant.node.runtime.tenants.delete(OPERATOR, stranger.id)  # now nobody has it
     invented = await tenant.check(api_key=foreign)
     other = await tenant.node.tenant("Another")
-    _, foreign = await _key(other)
+    _, foreign = await make_key(other)
     held_elsewhere = await tenant.check(api_key=foreign)
     for answer in (invented, held_elsewhere):
         del answer["decision_id"], answer["headers"]["X-APIShield-Decision"]
@@ -207,7 +182,7 @@ async def test_a_foreign_key_and_an_invented_one_get_the_same_answer(tenant: Ten
 
 
 async def test_a_rotated_secret_works_until_its_grace_ends(tenant: Tenant, clock: ManualClock) -> None:
-    key_id, old = await _key(tenant)
+    key_id, old = await make_key(tenant)
     _, new = await tenant.node.runtime.keys.rotate(tenant.owner, key_id, grace_seconds=60)
     assert (await tenant.check(api_key=old))["allowed"]
     assert (await tenant.check(api_key=new))["allowed"]
@@ -222,7 +197,7 @@ async def test_blocks_come_before_keys_and_allows_lift_the_tenants_own_only(tena
     async def block(actor: Any, action: Any, kind: Any, value: str, seconds: int | None = None) -> None:
         await blocks.create(actor, BlockDraft(action=action, kind=kind, value=value, duration_seconds=seconds))
 
-    key_id, secret = await _key(tenant)
+    key_id, secret = await make_key(tenant)
     await block(tenant.owner, "block", "cidr", "198.51.100.0/24", 60)
     answer = await tenant.check(api_key="sk_live_wrong", ip="198.51.100.7")
     assert (answer["code"], answer["status"], answer["limits"]) == ("blocked", 403, [])
@@ -249,7 +224,7 @@ async def test_a_tenant_can_require_keys(tenant: Tenant) -> None:
 
 
 async def test_a_batch_answers_in_order_and_a_bad_item_spoils_only_itself(tenant: Tenant) -> None:
-    _, secret = await _key(tenant, rate_limits=(_sliding(2),))
+    _, secret = await make_key(tenant, rate_limits=(sliding(2),))
     good = {"api_key": secret, "method": "GET"}
     checks = [good, {"nonsense": 1}, good, good, 7]
     response = await tenant.post("/v1/check/batch", {"checks": checks})
@@ -283,9 +258,9 @@ async def test_a_report_counts_once_and_only_for_the_tenants_own_recent_decision
 
 
 async def test_who_may_ask(tenant: Tenant, node: Node) -> None:
-    _, caller = await _key(tenant)
+    _, caller = await make_key(tenant)
     viewer, viewer_secret = await node.runtime.tokens.create(tenant.owner, name="v", role=Role.VIEWER)
-    _, second_service = await _key(tenant, kind=KeyKind.SERVICE, scopes=())
+    _, second_service = await make_key(tenant, kind=KeyKind.SERVICE, scopes=())
     assert viewer.role == "viewer"
     question = {"method": "GET"}
     for credential, status, code in [

@@ -4,54 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from apishield.api.readiness import warnings_about
-from apishield.core.model import SECOND_US, Limit, OnStoreFailure, SlidingWindow, TokenBucket
+from apishield.core.model import Limit, OnStoreFailure, TokenBucket
 from apishield.core.records import KeyKind
 from apishield.errors import ProblemError
 from apishield.services import installation
 from apishield.services.blocks import BlockDraft
 from apishield.services.key_drafts import ImportItem, KeyDraft
+from tests.support.checks import MINUTE_US, make_key, sliding
 from tests.support.clock import ManualClock
 from tests.support.node import OPERATOR, Node, Tenant, running_node
 from tests.support.services import RedisServer
-
-MINUTE_US = 60 * SECOND_US
-
-
-@pytest_asyncio.fixture
-async def node(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Node]:
-    async with running_node(tmp_path, clock) as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def tenant(node: Node) -> Tenant:
-    return await node.tenant()
-
-
-def _sliding(requests: int, name: str = "default", window_us: int = MINUTE_US, **more: Any) -> Limit:
-    return Limit(id="", name=name, algorithm=SlidingWindow(requests, window_us), **more)
-
-
-async def _key(tenant: Tenant, **draft: Any) -> tuple[str, str]:
-    """A caller's key: its id and its secret."""
-    draft = {"name": "k", "scopes": ("read", "write"), **draft}
-    key, secret = await tenant.node.runtime.keys.create(tenant.owner, KeyDraft(**draft))
-    return key.id, secret
 
 
 async def test_a_secret_is_renewed_under_the_newest_pepper_when_it_is_used(tmp_path: Path, clock: ManualClock) -> None:
     old, new = ("b2xkIHNlY3JldCBvZiAzMiBieXRlcyBhdCBsZWFzdCE=", "bmV3IHNlY3JldCBvZiAzMiBieXRlcyBhdCBsZWFzdCE=")
     async with running_node(tmp_path, clock, secret=f"1:{old}") as first:
         tenant = await first.tenant()
-        _, secret = await _key(tenant)
+        _, secret = await make_key(tenant)
     async with running_node(tmp_path, clock, secret=f"2:{new},1:{old}") as second:
         tenant.node = second
         assert (await tenant.check(api_key=secret))["allowed"]  # the service key and the caller's, both under version 1
@@ -70,7 +44,7 @@ async def test_a_secret_is_renewed_under_the_newest_pepper_when_it_is_used(tmp_p
 async def test_when_a_key_or_token_was_last_used_is_noted_behind(
     tenant: Tenant, node: Node, clock: ManualClock
 ) -> None:
-    key_id, secret = await _key(tenant)
+    key_id, secret = await make_key(tenant)
     clock.advance(5)
     await tenant.check(api_key=secret)
     await tenant.post("/v1/check", {}, tenant.token)
@@ -87,8 +61,8 @@ async def test_a_limit_that_denies_without_its_store_answers_503(
 ) -> None:
     async with running_node(tmp_path, clock, redis_url=redis_server.url) as node:
         tenant = await node.tenant()
-        _, denies = await _key(tenant, rate_limits=(_sliding(5, on_store_failure=OnStoreFailure.DENY),))
-        _, goes_on = await _key(tenant, rate_limits=(_sliding(5),))
+        _, denies = await make_key(tenant, rate_limits=(sliding(5, on_store_failure=OnStoreFailure.DENY),))
+        _, goes_on = await make_key(tenant, rate_limits=(sliding(5),))
         redis_server.stop()
         try:
             refused = await tenant.check(api_key=denies, method="GET")
@@ -124,7 +98,7 @@ async def test_nobody_ends_anothers_credentials_by_importing_their_hashes(tenant
 
 
 async def test_the_operators_blocks_of_countries_networks_and_keys_hold_for_all(tenant: Tenant, node: Node) -> None:
-    key_id, secret = await _key(tenant)
+    key_id, secret = await make_key(tenant)
     for kind, value in (("country", "KP"), ("asn", "AS64500"), ("key_id", key_id)):
         await node.runtime.blocks.create(OPERATOR, BlockDraft(kind=kind, value=value))  # type: ignore[arg-type]
     assert (await tenant.check(country="kp"))["code"] == "blocked"
@@ -140,12 +114,12 @@ async def test_an_allow_is_a_tenants_and_blocks_nobody(node: Node) -> None:
 
 async def test_a_service_key_is_not_given_what_would_not_bind_it(tenant: Tenant) -> None:
     with pytest.raises(ProblemError, match="service key"):
-        await _key(tenant, kind=KeyKind.SERVICE, scopes=(), allowed_ips=("192.0.2.1",))
+        await make_key(tenant, kind=KeyKind.SERVICE, scopes=(), allowed_ips=("192.0.2.1",))
 
 
 async def test_a_fresh_bucket_is_full_and_shows_no_use(tenant: Tenant) -> None:
     bucket = Limit(id="", name="bucket", algorithm=TokenBucket(5, MINUTE_US, 2))
-    key_id, _ = await _key(tenant, rate_limits=(bucket,))
+    key_id, _ = await make_key(tenant, rate_limits=(bucket,))
     key = await tenant.node.runtime.keys.get(tenant.owner, key_id)
     usage = (await tenant.node.runtime.usage.key_usage(tenant.owner, key)).rate_limits[0]
     assert (usage.limit, usage.remaining, usage.used) == (2, 2, 0)
@@ -168,7 +142,7 @@ async def test_a_lost_redis_is_said_in_the_log_and_is_no_reason_to_take_the_node
 ) -> None:
     async with running_node(tmp_path, clock, redis_url=redis_server.url) as node:
         tenant = await node.tenant()
-        _, secret = await _key(tenant, rate_limits=(_sliding(1000),))
+        _, secret = await make_key(tenant, rate_limits=(sliding(1000),))
         assert warnings_about(node.runtime) == []
         redis_server.kill()
         try:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import httpx2
 import pytest
 import pytest_asyncio
@@ -12,19 +9,7 @@ import pytest_asyncio
 from apishield.core.model import SECOND_US, Limit, SlidingWindow
 from apishield.services.blocks import BlockDraft
 from apishield.services.key_drafts import KeyDraft
-from tests.support.clock import ManualClock
-from tests.support.node import Node, Tenant, running_node
-
-
-@pytest_asyncio.fixture
-async def node(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Node]:
-    async with running_node(tmp_path, clock) as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def tenant(node: Node) -> Tenant:
-    return await node.tenant()
+from tests.support.node import Tenant
 
 
 @pytest_asyncio.fixture

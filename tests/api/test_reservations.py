@@ -25,11 +25,6 @@ async def node(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualCloc
         yield running
 
 
-@pytest_asyncio.fixture
-async def tenant(node: Node) -> Tenant:
-    return await node.tenant()
-
-
 async def _key(tenant: Tenant, *limits: Limit, quotas: tuple[Limit, ...] = ()) -> str:
     draft = KeyDraft(name="k", scopes=("read",), rate_limits=limits, quotas=quotas)
     return (await tenant.node.runtime.keys.create(tenant.owner, draft))[1]
