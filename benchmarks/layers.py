@@ -22,7 +22,7 @@ from apishield.bootstrap import system_clock
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.model import SECOND_US, Limit, Quota, SlidingWindow, TokenBucket, Verdict
 from apishield.core.rendering import render
-from apishield.services.engine import _Asked
+from apishield.services.asked import Asked
 from benchmarks.node import BenchNode, bench_node
 from benchmarks.rounds import Contender, nanoseconds_a_call
 from benchmarks.servers import UNLIMITED, question
@@ -82,7 +82,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     asked = runtime.store.decide(entry.limits.counters, entry.limits.unit_costs)
     verdict = asked if isinstance(asked, Verdict) else await asked
     decoder, data_plane = msgspec.json.Decoder(CheckRequest), node.data_plane
-    ids, usage, meters = engine._ids, runtime.usage, entry.limits.meters
+    ids, recorder, meters = engine._ids, runtime.recorder, entry.limits.meters
     headers_read = app._Asked(headers)
 
     def parse() -> object:
@@ -90,9 +90,15 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         return decode(decoder, body)
 
     def steps() -> object:
-        step = _Asked(view)
+        step = Asked(view, request)
         step.entry = entry
         return engine._steps_before_limits(step, request, verdict.now_us, None)
+
+    told = Asked(view, request)
+    told.entry, told.method, told.path = entry, request.method, request.path
+
+    def event() -> None:
+        recorder.record(told, decision, verdict.now_us)
 
     def answer() -> object:
         return app._decided(headers_read, decision)
@@ -104,7 +110,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         "limits: the store's verdict": lambda: runtime.store.decide(entry.limits.counters, entry.limits.unit_costs),
         "render: states, headers": lambda: render(meters, verdict),
         "id of the decision": lambda: ids.make(node.tenant_id, verdict.now_us),
-        "event: usage, metrics": lambda: usage.record(view, entry, decision, verdict.now_us, peek=False),
+        "event: usage, metrics": event,
         "answer: JSON, request id": answer,
         WHOLE: lambda: node.ask(body),
     }

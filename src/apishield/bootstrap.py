@@ -14,8 +14,9 @@ import msgspec
 import structlog
 
 from apishield.core.decision_ids import DecisionIds
+from apishield.core.events import Event
 from apishield.core.model import SECOND_US
-from apishield.core.ports import Clock, CounterStore
+from apishield.core.ports import Clock, CounterStore, EventLog
 from apishield.services import installation
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
@@ -33,6 +34,7 @@ from apishield.services.loops import (
     Loop,
 )
 from apishield.services.policies import PolicyService
+from apishield.services.recorder import DecisionRecorder
 from apishield.services.reports import ReportService
 from apishield.services.secret_check import check_secret
 from apishield.services.secrets import Secrets
@@ -105,6 +107,14 @@ async def prepare(
         await database.close()
 
 
+class _NoEvents:
+    """Until the spool is there."""
+
+    def append(self, event: Event) -> None: ...
+
+    def flush(self) -> None: ...
+
+
 class Runtime:
     """One process's parts, wired. ``build`` makes it."""
 
@@ -125,23 +135,26 @@ class Runtime:
         self.metrics = Metrics()
         peppers = {version: secrets.pepper(version) for version in secrets.versions}
         self.snapshot = Snapshot(database.feed, clock, peppers, operator_digests)
-        self.usage = UsageService(self.snapshot, database, clock, self.metrics.checks)
+        self.usage = UsageService(self.snapshot, database, clock)
         self.live_nodes = 1
         self.store = self._make_store()
         self.usage.use(self.store)
         mac_keys = [secrets.derive("decision ids", version) for version in secrets.versions]
-        ids = DecisionIds(mac_keys, int.from_bytes(entropy(4), "big"))
+        spool = int.from_bytes(entropy(4), "big")
+        ids = DecisionIds(mac_keys, spool)
+        self.events: EventLog = _NoEvents()
+        self.recorder = DecisionRecorder(self.events, self.usage, self.metrics.checks)
         self.engine = Engine(
             self.snapshot,
             self.store,
             ids,
             clock,
-            self.usage,
+            self.recorder,
             snapshot_max_age_us=settings.snapshot_max_age_seconds * SECOND_US,
             observe_store=self.metrics.store_seconds.observe,
         )
-        self.settlement = SettlementService(self.store, ids)
-        self.reports = ReportService(ids, self.settlement, clock, self.metrics)
+        self.settlement = SettlementService(self.store, ids, self.events, clock)
+        self.reports = ReportService(ids, self.settlement, clock, self.metrics, self.events)
         self.tenants = TenantService(database, secrets, entropy=entropy)
         self.tokens = TokenService(database, secrets, entropy=entropy)
         self.keys = KeyService(database, secrets, entropy=entropy)
@@ -209,7 +222,7 @@ class Runtime:
         counter(
             "apishield_degraded_decisions",
             "Checks decided without the store, or with an old snapshot.",
-            lambda: self.usage.degraded_decisions,
+            lambda: self.recorder.degraded_decisions,
         )
         store = self.store
         if isinstance(store, FailoverStore):

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.app import Direct, DirectRoutes
+from apishield.api.dataplane.outbox import Outbox
 from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.core.ids import new_id
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
@@ -33,6 +34,10 @@ _SPARE_FILES = 64
 MAX_CONNECTIONS = max(_SPARE_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
 """So that floods of connections leave files for the database, Redis and the log."""
 _PER_HEADER_BYTES = 4  # ": " and the line's end
+
+
+def _write_nothing() -> None:
+    """An application without an outbox of its own writes nothing down."""
 
 
 class HeadTooLargeError(Exception):
@@ -50,12 +55,15 @@ class DirectCycle:
     """A request that is answered without ASGI. Has what the protocol asks of uvicorn's ``RequestResponseCycle``."""
 
     __slots__ = (
-        "disconnected", "headers", "keep_alive", "more_body", "parts", "response_complete", "route", "size",
+        "disconnected", "headers", "keep_alive", "more_body", "parts", "protocol", "response_complete", "route", "size",
     )  # fmt: skip
 
     message_event = _NoEvent()
 
-    def __init__(self, route: Direct, headers: list[tuple[bytes, bytes]], *, keep_alive: bool) -> None:
+    def __init__(
+        self, protocol: BoundedHttpProtocol, route: Direct, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
+    ) -> None:
+        self.protocol = protocol
         self.route = route
         self.headers = headers
         self.keep_alive = keep_alive
@@ -64,6 +72,10 @@ class DirectCycle:
         self.disconnected = False
         self.more_body = True
         self.response_complete = False
+
+    def deliver(self, answer: Answer) -> None:
+        """Puts the answer on the wire."""
+        self.protocol.write_answer(self, answer)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -81,6 +93,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Waits for the first head, not for ever."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._direct: DirectRoutes = getattr(self.app, "direct", {})
+        self._outbox: Outbox = getattr(self.app, "outbox", None) or Outbox(_write_nothing)
         if len(self.connections) > MAX_CONNECTIONS:
             self.logger.warning("closed a new connection: %d are open, the most that files allow", MAX_CONNECTIONS)
             self.transport.close()
@@ -132,7 +145,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if route is None or not self._goes_directly():
             super().on_headers_complete()
             return
-        self.cycle = DirectCycle(route, self.headers, keep_alive=self.parser.should_keep_alive())  # type: ignore[assignment]
+        self.cycle = DirectCycle(self, route, self.headers, keep_alive=self.parser.should_keep_alive())  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Passes the body on; the chunks it comes in are no part of the next head."""
@@ -157,7 +170,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         answer = cycle.route(cycle.headers, cycle.parts[0] if len(cycle.parts) == 1 else b"".join(cycle.parts))
         if isinstance(answer, Answer):
-            self._write(cycle, answer)
+            self._outbox.put(cycle, answer)
         else:
             task = self.loop.create_task(self._write_later(cycle, answer))
             task.add_done_callback(self.tasks.discard)
@@ -173,9 +186,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         )
 
     async def _write_later(self, cycle: DirectCycle, pending: Awaitable[Answer]) -> None:
-        self._write(cycle, await pending)
+        self._outbox.put(cycle, await pending)
 
-    def _write(self, cycle: DirectCycle, answer: Answer) -> None:
+    def write_answer(self, cycle: DirectCycle, answer: Answer) -> None:
+        """Writes the whole response to ``cycle``, unless its client has gone."""
         cycle.response_complete = True
         if cycle.disconnected or self.transport.is_closing():
             return

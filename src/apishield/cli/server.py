@@ -23,6 +23,7 @@ from uvicorn.supervisors import Multiprocess
 from apishield import settings as settings_module
 from apishield.api.asgi import create_asgi
 from apishield.api.dataplane.app import DirectRoutes
+from apishield.api.dataplane.outbox import Outbox
 from apishield.bootstrap import build
 from apishield.cli.protocol import BoundedHttpProtocol
 from apishield.errors import APIShieldError
@@ -43,6 +44,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.direct: DirectRoutes = {}
+        self.outbox: Outbox
         self._app: ASGIApp = self._live
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -61,7 +63,7 @@ class Service:
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
         application = create_asgi(runtime)
-        self._app, self.direct = application, application.direct
+        self._app, self.direct, self.outbox = application, application.direct, application.outbox
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await runtime.close()

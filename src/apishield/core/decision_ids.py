@@ -51,6 +51,16 @@ class DecisionIds:
         self._head_ms = -1
         self._head = ""
 
+    @property
+    def spool(self) -> int:
+        """The spool of this process: where the events of its decisions lie."""
+        return self._spool
+
+    @property
+    def sequence(self) -> int:
+        """The number of the decision whose id was made last."""
+        return self._sequence
+
     def make(self, tenant_id: str, now_us: int, *, held: bool = False) -> str:
         """A new id for a decision of ``tenant_id`` at ``now_us``; ``held`` says that a record is kept, to settle by."""
         self._sequence = sequence = (self._sequence + 1) & _SEQUENCE_MASK

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from apishield.core.events import Event
 from apishield.core.model import Counter, Verdict
 from apishield.core.records import Block, Customer, Endpoint, Key, Policy, SecretHash, Tenant, Token
 
@@ -42,6 +43,18 @@ class Held(msgspec.Struct, frozen=True):
     factors: tuple[int, ...]
     settles: bool
     charged_at_us: int = 0
+
+
+class EventLog(Protocol):
+    """Where the events of this process are written down: in a turn of the loop many, with one write."""
+
+    def append(self, event: Event) -> None:
+        """Takes an event of this turn. Costs no I/O."""
+        ...
+
+    def flush(self) -> None:
+        """Writes down what was taken; called before anybody is told of it. Never raises."""
+        ...
 
 
 class CounterStore(Protocol):

@@ -25,11 +25,12 @@ from apishield.core.key_manager.format import inspect
 from apishield.core.key_manager.scopes import default_scope, satisfies
 from apishield.core.model import MAX_UNITS, SECOND_US, Concurrency, Counter, Outcome, Verdict
 from apishield.core.paths import BadPathError, normalise
-from apishield.core.policies import Facts, Meter
+from apishield.core.policies import Facts
 from apishield.core.ports import Clock, CounterStore, Hold
 from apishield.core.records import Environment, KeyKind
 from apishield.core.rendering import Rendered, render
 from apishield.errors import PROBLEMS, StoreUnavailable
+from apishield.services.asked import Asked
 from apishield.services.key_entries import KeyEntry
 from apishield.services.snapshot import Snapshot, TenantView
 
@@ -37,6 +38,7 @@ STALE_AFTER_US: Final = 5 * SECOND_US
 _LONGEST_METHOD: Final = 16
 _LONGEST_SECRET: Final = 512
 _TOO_MUCH: Final = MAX_UNITS + 1
+_NO_QUESTION: Final = CheckRequest()
 _NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
 
 _KEY_REFUSALS: Final = {
@@ -71,12 +73,10 @@ _CHALLENGE: Final = 'Bearer realm="api"'
 
 
 class Recorder(Protocol):
-    """Takes note of every decision, for usage, metrics and, later, the ledger. Must be quick and never raise."""
+    """Takes note of every decision, for the ledger and the metrics. Must be quick and never raise."""
 
-    def record(
-        self, tenant: TenantView, entry: KeyEntry | None, decision: Decision, now_us: int, *, peek: bool
-    ) -> None:
-        """Notes one decision; ``entry`` is the key that was identified, if any; a ``peek`` asked without charging."""
+    def record(self, asked: Asked, decision: Decision, now_us: int) -> None:
+        """Notes one decision about what was asked."""
         ...
 
     def record_shadow(
@@ -84,23 +84,6 @@ class Recorder(Protocol):
     ) -> None:
         """Notes what limits in shadow say of a check that was let through; ``outcomes`` are parallel to ``counters``."""
         ...
-
-
-class _Asked:
-    """What the steps learn of one check, until the store has decided."""
-
-    __slots__ = ("check_id", "counters", "degraded", "endpoint", "entry", "meters", "peek", "takes_slots", "view")
-
-    def __init__(self, view: TenantView) -> None:
-        self.view = view
-        self.entry: KeyEntry | None = None
-        self.endpoint: CatalogueEntry | None = None
-        self.counters: Sequence[Counter] = ()
-        self.meters: Sequence[Meter] = ()
-        self.degraded = False
-        self.peek = False
-        self.check_id = ""
-        self.takes_slots = False
 
 
 class Engine:
@@ -140,7 +123,7 @@ class Engine:
 
     def refuse(self, view: TenantView, code: str, message: str) -> Decision:
         """A decision about a question that could not be read."""
-        return self._refuse(_Asked(view), Denial(code, message), self._clock())
+        return self._refuse(Asked(view, _NO_QUESTION), Denial(code, message), self._clock())
 
     def new_request_id(self) -> str:
         """An id for a request that ends without a decision."""
@@ -177,9 +160,8 @@ class Engine:
         self, view: TenantView, request: CheckRequest, entry: KeyEntry | None, key_denial: Denial | None
     ) -> Decision | Awaitable[Decision]:
         now_us = self._clock()
-        asked = _Asked(view)
+        asked = Asked(view, request)
         asked.entry = entry
-        asked.peek = request.cost == 0
         denial = self._steps_before_limits(asked, request, now_us, key_denial)
         if denial is not None:
             return self._refuse(asked, denial, now_us)
@@ -189,6 +171,7 @@ class Engine:
         hold: Hold | None = None
         if asked.takes_slots or request.reserve:
             asked.check_id = self._ids.make(view.tenant.id, now_us, held=True)  # names the slots and the record
+            asked.sequence = self._ids.sequence
             hold = _hold(asked, request)
         try:
             verdict = self._store.decide(asked.counters, costs, asked.check_id, hold)
@@ -199,7 +182,7 @@ class Engine:
         return self._answer_later(asked, verdict, now_us)
 
     def _steps_before_limits(
-        self, asked: _Asked, request: CheckRequest, now_us: int, key_denial: Denial | None
+        self, asked: Asked, request: CheckRequest, now_us: int, key_denial: Denial | None
     ) -> Denial | None:
         view, entry = asked.view, asked.entry
         # 1 identify
@@ -208,17 +191,20 @@ class Engine:
             address = parse_address(request.ip)
             if address is None:
                 return Denial("bad_request", f"ip is {request.ip[:64]!a}; give one IPv4 or IPv6 address.")
+            asked.address = address
         path = request.path
         if path is not None:
             try:
                 path = normalise(path)
             except BadPathError as error:
                 return Denial("bad_request", f"The path can't be used: {error}.")
+            asked.path = path
         method = request.method
         if method is not None and method not in METHODS:
             method = method.upper()
             if not (method.isascii() and method.isalpha() and len(method) <= _LONGEST_METHOD):
                 return Denial("bad_request", f"method is {method[:32]!a}; give an HTTP method such as GET.")
+        asked.method = method
         if view.endpoints and method is not None and path is not None:
             asked.endpoint = view.catalogue.find(method, path)
         # 2 allowlist, 3 blocklist
@@ -268,7 +254,7 @@ class Engine:
 
     def _key_refused(
         self,
-        asked: _Asked,
+        asked: Asked,
         entry: KeyEntry,
         request: CheckRequest,
         address: Address | None,
@@ -299,7 +285,7 @@ class Engine:
 
     def _choose_counters(
         self,
-        asked: _Asked,
+        asked: Asked,
         request: CheckRequest,
         method: str | None,
         path: str | None,
@@ -335,7 +321,7 @@ class Engine:
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 
-    async def _answer_later(self, asked: _Asked, pending: Awaitable[Verdict], now_us: int) -> Decision:
+    async def _answer_later(self, asked: Asked, pending: Awaitable[Verdict], now_us: int) -> Decision:
         asked_at = perf_counter()
         try:
             verdict = await pending
@@ -344,10 +330,10 @@ class Engine:
         self._observe_store(perf_counter() - asked_at)
         return self._answer(asked, verdict, verdict.now_us)
 
-    def _refuse(self, asked: _Asked, denial: Denial, now_us: int) -> Decision:
+    def _refuse(self, asked: Asked, denial: Denial, now_us: int) -> Decision:
         return self._conclude(asked, Rendered(denial.code, denial.message, [], [], None, {}), now_us, asked.degraded)
 
-    def _answer(self, asked: _Asked, verdict: Verdict, now_us: int) -> Decision:
+    def _answer(self, asked: Asked, verdict: Verdict, now_us: int) -> Decision:
         if verdict.denied:
             asked.degraded = True
             return self._refuse(asked, _STORE_GONE, now_us)
@@ -356,12 +342,15 @@ class Engine:
             self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)
         return self._conclude(asked, rendered, now_us, asked.degraded or verdict.degraded)
 
-    def _conclude(self, asked: _Asked, rendered: Rendered, now_us: int, degraded: bool) -> Decision:
+    def _conclude(self, asked: Asked, rendered: Rendered, now_us: int, degraded: bool) -> Decision:
         """The decision, with its id and the headers that are its own; noted."""
         view, entry, code, headers = asked.view, asked.entry, rendered.code, rendered.headers
         allowed = code == "ok"
         status = 200 if allowed else PROBLEMS[code].status
-        decision_id = asked.check_id or self._ids.make(view.tenant.id, now_us)
+        decision_id = asked.check_id
+        if not decision_id:
+            decision_id = self._ids.make(view.tenant.id, now_us)
+            asked.sequence = self._ids.sequence
         headers["X-APIShield-Decision"] = decision_id
         if status == 401:
             headers["WWW-Authenticate"] = _CHALLENGE
@@ -381,7 +370,7 @@ class Engine:
             headers,
             degraded,
         )
-        self._recorder.record(view, entry, decision, now_us, peek=asked.peek)
+        self._recorder.record(asked, decision, now_us)
         return decision
 
 
@@ -405,7 +394,7 @@ def _named_block(blocks: Blocklist, request: CheckRequest, now_us: int) -> Denia
     return None
 
 
-def _hold(asked: _Asked, request: CheckRequest) -> Hold:
+def _hold(asked: Asked, request: CheckRequest) -> Hold:
     """What is kept of the check, so that its slots are freed or its estimate settled, on whatever node."""
     seconds = request.settle_within_seconds if request.reserve else 1
     for meter in asked.meters:
@@ -415,7 +404,7 @@ def _hold(asked: _Asked, request: CheckRequest) -> Hold:
     return Hold(key, seconds, tuple(meter.cost for meter in asked.meters), request.reserve)
 
 
-def _costs(cost: int | Mapping[str, int] | None, asked: _Asked) -> Sequence[int]:
+def _costs(cost: int | Mapping[str, int] | None, asked: Asked) -> Sequence[int]:
     """What each counter is charged: its policy's cost times the check's (else the endpoint's, else 1), in its unit; bounded."""
     entry = asked.entry
     if cost is None:

@@ -15,7 +15,8 @@ import structlog
 
 from apishield.core.decision import Cost, Name
 from apishield.core.decision_ids import DecisionIds
-from apishield.core.ports import Clock
+from apishield.core.events import ResultEvent
+from apishield.core.ports import Clock, EventLog
 from apishield.errors import StoreUnavailable
 from apishield.services.settlement import Settled, SettlementService
 
@@ -70,11 +71,19 @@ class ResultObserver(Protocol):
 
 
 class ReportService:
-    """Takes reports. Remembers which decisions of the last 24 hours were reported, to this process."""
+    """Takes reports. Remembers which decisions of the last 24 hours were reported, to this process: the ledger, for good."""
 
-    def __init__(self, ids: DecisionIds, settlement: SettlementService, clock: Clock, observer: ResultObserver) -> None:
+    def __init__(
+        self,
+        ids: DecisionIds,
+        settlement: SettlementService,
+        clock: Clock,
+        observer: ResultObserver,
+        events: EventLog,
+    ) -> None:
         self._ids = ids
         self._settlement = settlement
+        self._events = events
         self._clock = clock
         self._observer = observer
         self._seen: dict[tuple[int, int], None] = {}
@@ -91,12 +100,30 @@ class ReportService:
             taken[index] = outcome
         for report, outcome in zip(reports, taken, strict=True):
             if outcome == _NEW and not isinstance(report, str):
-                self._observer.observe_result(report.status, report.latency_ms / 1000)
+                self._note(tenant_id, report)
         return Receipt(
             accepted=taken.count(_NEW) + taken.count(_NOW_SETTLED),
             duplicates=taken.count(_AGAIN),
             rejected=[outcome for outcome in taken if isinstance(outcome, Rejection)],
         )
+
+    def _note(self, tenant_id: str, report: Report) -> None:
+        self._observer.observe_result(report.status, report.latency_ms / 1000)
+        ref = self._ids.read(report.decision_id, tenant_id)
+        if ref is not None:
+            latency_us = round(report.latency_ms * 1000)
+            self._events.append(
+                ResultEvent(
+                    ref.spool,
+                    ref.sequence,
+                    ref.at_ms,
+                    tenant_id,
+                    self._clock(),
+                    report.status,
+                    latency_us,
+                    report.bytes,
+                )
+            )
 
     def _read(self, tenant_id: str, index: int, report: Report | str) -> _Outcome:
         """What can be said of a report without the store."""

@@ -10,8 +10,9 @@ from enum import Enum, auto
 
 from apishield.core.counter_keys import record_key
 from apishield.core.decision_ids import DecisionIds
+from apishield.core.events import SettlementEvent
 from apishield.core.model import MAX_UNITS, Counter, Mode
-from apishield.core.ports import CounterStore, Held
+from apishield.core.ports import Clock, CounterStore, EventLog, Held
 
 
 class Settled(Enum):
@@ -25,9 +26,11 @@ class Settled(Enum):
 class SettlementService:
     """Over the store of the counters. Its calls raise ``StoreUnavailable`` where that can't be reached."""
 
-    def __init__(self, store: CounterStore, ids: DecisionIds) -> None:
+    def __init__(self, store: CounterStore, ids: DecisionIds, events: EventLog, clock: Clock) -> None:
         self._store = store
         self._ids = ids
+        self._events = events
+        self._clock = clock
 
     async def settle(self, tenant_id: str, decision_id: str, units: dict[str, int] | None) -> Settled:
         """Settles a decision of the tenant at ``units``; those that are not named stay as estimated.
@@ -46,7 +49,10 @@ class SettlementService:
             _cost(counter, before, factor, units or {})
             for counter, before, factor in zip(held.counters, held.costs, held.factors, strict=True)
         ]
-        return await self._take(key, held, costs, decision_id)
+        settled = await self._take(key, held, costs, decision_id)
+        if settled is Settled.NOW and units is not None:
+            self._tell(tenant_id, decision_id, units, released=False)
+        return settled
 
     def knows(self, tenant_id: str, decision_id: str) -> bool:
         """Whether the decision was made for the tenant; costs no I/O."""
@@ -58,7 +64,18 @@ class SettlementService:
         held = await self._store.held(key)
         if held is None:
             return False
-        return await self._take(key, held, [0] * len(held.counters), decision_id) is Settled.NOW
+        if await self._take(key, held, [0] * len(held.counters), decision_id) is not Settled.NOW:
+            return False
+        self._tell(tenant_id, decision_id, {}, released=True)
+        return True
+
+    def _tell(self, tenant_id: str, decision_id: str, units: dict[str, int], *, released: bool) -> None:
+        """Tells the ledger what the decision cost in the end. Whoever took the record does, so it is told once."""
+        ref = self._ids.read(decision_id, tenant_id)
+        if ref is not None:
+            self._events.append(
+                SettlementEvent(ref.spool, ref.sequence, ref.at_ms, tenant_id, self._clock(), units, released)
+            )
 
     async def _take(self, key: str, held: Held, costs: list[int], decision_id: str) -> Settled:
         return Settled.NOW if await self._store.settle(key, held, costs, decision_id) else Settled.BEFORE

@@ -9,20 +9,18 @@ can't be reached loses nothing: notes stay until they are written.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from apishield.core.decision import Decision
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, DayUse, QuotaUse
 from apishield.core.records import Actor, Key, Policy
 from apishield.errors import ProblemError
-from apishield.services.key_entries import KeyEntry
 from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
-from apishield.services.snapshot import Snapshot, TenantView
+from apishield.services.snapshot import Snapshot
 from apishield.stores.sql.database import Database
 
 DAY_US = 86_400 * SECOND_US
@@ -72,16 +70,12 @@ class KeyUsage(msgspec.Struct, frozen=True):
 
 
 class UsageService:
-    """Notes what happens (``record``, ``note``), writes it behind (``flush``), and answers what a key used."""
+    """Notes what happens (``count``, ``note``), writes it behind (``flush``), and answers what a key used."""
 
-    def __init__(
-        self, snapshot: Snapshot, database: Database, clock: Clock, decisions_by_code: MutableMapping[str, int]
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, database: Database, clock: Clock) -> None:
         self._snapshot = snapshot
         self._database = database
         self._clock = clock
-        self._decisions_by_code = decisions_by_code
-        self.degraded_decisions = 0
         self.shadow = ShadowNotes()
         self._counters: CounterStore | None = None
         self._days: dict[tuple[str, str], list[int]] = {}
@@ -97,29 +91,15 @@ class UsageService:
 
     # --- the hot path -------------------------------------------------------------------------------------------------
 
-    def record(
-        self, tenant: TenantView, entry: KeyEntry | None, decision: Decision, now_us: int, *, peek: bool
-    ) -> None:
-        """Notes one decision. A peek is counted in the metrics only: it is a question, not use."""
-        self._decisions_by_code[decision.code] += 1
-        if decision.degraded:
-            self.degraded_decisions += 1
-        if entry is None or peek:
-            return
+    def count(self, tenant_id: str, key_id: str, now_us: int, *, allowed: bool) -> None:
+        """Notes one decision about a key's check."""
         if not self._day_starts_us <= now_us < self._day_starts_us + DAY_US:
             self._begin_day(now_us)
-        key_id = entry.key.id
         self._last_used[key_id] = now_us
-        use = self._days.get((entry.key.tenant_id, key_id))
+        use = self._days.get((tenant_id, key_id))
         if use is None:
-            use = self._days[entry.key.tenant_id, key_id] = [0, 0]
-        use[0 if decision.allowed else 1] += 1
-
-    def record_shadow(
-        self, tenant_id: str, counters: Sequence[Counter], outcomes: Sequence[Outcome], now_us: int
-    ) -> None:
-        """Notes what limits in shadow say of a check that was let through."""
-        self.shadow.note(tenant_id, counters, outcomes, now_us)
+            use = self._days[tenant_id, key_id] = [0, 0]
+        use[0 if allowed else 1] += 1
 
     def touch(self, credential_id: str, now_us: int) -> None:
         """Notes that a token or service key was used."""

@@ -20,6 +20,7 @@ from apishield.api.dataplane.access import Access
 from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.batches import decide_in_turns
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
+from apishield.api.dataplane.outbox import Outbox
 from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
 from apishield.api.problems import MEDIA_TYPE, method_not_allowed, problem_document, store_unavailable
@@ -86,6 +87,8 @@ class DataPlane:
 
     def __init__(self, runtime: Runtime, control_plane: ASGIApp) -> None:
         self._control_plane = control_plane
+        self._write_down = runtime.events.flush
+        self.outbox = Outbox(self._write_down)
         self._engine = runtime.engine
         self._reports = runtime.reports
         self._settlement = runtime.settlement
@@ -119,6 +122,7 @@ class DataPlane:
             return
         except ProblemError as error:
             answer = self._problem(error, _Asked(headers), scope["path"])
+        self._write_down()  # before anybody is told
         length = (b"content-length", b"%d" % len(answer.body))
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
         await send({"type": "http.response.body", "body": answer.body})
