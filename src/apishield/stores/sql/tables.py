@@ -18,7 +18,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -27,17 +26,11 @@ from sqlalchemy import (
 
 from apishield.core.model import Limit, Mode
 from apishield.core.records import Environment, KeyKind, Match, Override, Role
+from apishield.stores.sql.ledger import tables as ledger
+from apishield.stores.sql.schema import metadata
 from apishield.stores.sql.types import Choice, Document, Microseconds
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
+__all__ = ["ledger", "metadata"]  # the ledger's tables are in the same catalogue
 
 
 def _time(name: str, *, nullable: bool = False) -> Column[Any]:
