@@ -1,0 +1,312 @@
+"""Writes the events of one process to its spool: a list append for each event, one write a turn of the loop.
+
+What happens when there is no room for details, because the disk is full, the spool's bound is reached or a flood of
+refusals comes: decisions become counts, in memory, and counts are written as soon as there is room for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from apishield.core.events import DecisionEvent, Event, ResultEvent, SettlementEvent
+from apishield.core.model import SECOND_US
+from apishield.core.ports import Clock
+from apishield.stores.spool.counts import Counts
+from apishield.stores.spool.files import bytes_in, make_spool, open_file, segment_name
+from apishield.stores.spool.frames import FrameTooLargeError, write_frame
+
+log = structlog.get_logger("apishield.spool")
+
+DEFAULT_BYTES = 1024**3
+DETAILED_REFUSALS = 1000  # a second and tenant; more are counted
+MAX_FRAME_EVENTS = 4096
+MAX_KEPT = 50_000  # results and settlements that wait in memory for room
+_SMALLEST_SEGMENT, _LARGEST_SEGMENT = 64 * 1024, 8 * 1024 * 1024
+
+
+class WriterStats(msgspec.Struct):
+    """Plain numbers of one writer, which only grow.
+
+    ``folded_events`` are decisions that were counted for want of room, ``flood_events`` refusals that were counted because
+    there were too many of them, ``lost_results`` results and settlements for which there was no room in memory either.
+    """
+
+    events: int = 0
+    frames: int = 0
+    bytes: int = 0
+    folded_events: int = 0
+    flood_events: int = 0
+    lost_results: int = 0
+    failed_writes: int = 0
+
+
+class SpoolWriter:
+    """The spool of this process, below ``root``. It holds the lock until ``close``, or until the process is gone.
+
+    ``append`` notes an event; ``flush`` writes what was noted, and comes at the end of a turn, before answers go out;
+    ``tick`` is called once a second. None of them raises or waits for the disk. ``max_bytes`` bounds all spools of ``root``.
+    Constructing one raises ``FileExistsError`` where the number is taken, ``OSError`` where no file can be made.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        spool: int,
+        clock: Clock,
+        *,
+        max_bytes: int = DEFAULT_BYTES,
+        detailed_refusals: int = DETAILED_REFUSALS,
+    ) -> None:
+        self.spool = spool
+        self.stats = WriterStats()
+        self._root, self._clock = root, clock
+        self._max_bytes, self._detailed_refusals = max_bytes, detailed_refusals
+        self._segment_bytes = min(max(max_bytes // 128, _SMALLEST_SEGMENT), _LARGEST_SEGMENT)
+        self._events: list[Event] = []
+        self.append: Callable[[Event], None] = self._events.append  # the hot path: no call of ours
+        self._counts = Counts()
+        self._kept: list[Event] = []
+        self._buffer = bytearray()
+        self._position = self._segment_start = 0
+        self._segment_is_broken = False
+        self._second = -1
+        self._events_this_second = 0
+        self._refusals: dict[str, int] = {}
+        self._without_room = False
+        self._used = bytes_in(root)
+        self._directory, self._lock = make_spool(root, spool)
+        self._unsynced: list[int] = []
+        self._file = self._open_segment()
+
+    @property
+    def position(self) -> int:
+        """Where the last frame ends that was written; what is noted lies behind it."""
+        return self._position
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to flush."""
+        return bool(self._events)
+
+    def flush(self) -> None:
+        """Writes what was noted since the last flush, in one write as a rule. What can't be written is counted."""
+        if not self._events:
+            return
+        try:
+            self._flush(self._events)
+        finally:
+            self._events.clear()  # the list stays the same one, because whoever appends may hold on to ``append``
+
+    def _flush(self, events: list[Event]) -> None:
+        self.stats.events += len(events)
+        second = self._clock() // SECOND_US
+        if second != self._second:
+            self._second, self._events_this_second = second, 0
+            self._refusals.clear()
+        self._events_this_second += len(events)
+        if self._events_this_second > self._detailed_refusals:
+            events = self._without_flood(events)
+        for some in _parts(events):
+            if not self._write(some, self._max_bytes):
+                self._fold(some)
+
+    async def tick(self) -> None:
+        """Once a second: writes what was counted, looks how much room there is, has the disk take what was written."""
+        self._write_counts()
+        unsynced, self._unsynced = self._unsynced, []
+        with contextlib.suppress(OSError):
+            unsynced.append(os.dup(self._file))
+        used = await asyncio.to_thread(_sync, self._directory, unsynced, self._root)
+        self._used = self._used if used is None else used
+
+    def close(self) -> None:
+        """Writes what is left and lets go of the files; whoever takes the lock drains them."""
+        self.flush()
+        self._write_counts()
+        left = len(self._counts) + len(self._kept)
+        if left:
+            log.error("spool.not_written", spool=self._root, counts=left, reason="the disk is full or the spool is")
+        _sync(self._directory, [*self._unsynced, self._file], self._root)
+        os.close(self._directory)
+        os.close(self._lock)
+
+    # --- when there is no room for details ------------------------------------------------------------------------------
+
+    def _without_flood(self, events: list[Event]) -> list[Event]:
+        """The events, less the refusals of tenants that had too many of them in this second, which are counted."""
+        refusals, most, detailed = self._refusals, self._detailed_refusals, []
+        for event in events:
+            if type(event) is DecisionEvent and event.code != "ok":
+                number = refusals[event.tenant_id] = refusals.get(event.tenant_id, 0) + 1
+                if number > most:
+                    self._counts.add(event)
+                    continue
+            detailed.append(event)
+        self.stats.flood_events += len(events) - len(detailed)
+        return detailed
+
+    def _fold(self, events: Iterable[Event]) -> None:
+        """Counts decisions, together with the results that came in the same turn; keeps other results and settlements."""
+        decisions: dict[int, DecisionEvent] = {}
+        for event in events:
+            if isinstance(event, DecisionEvent):
+                decisions[event.sequence] = event
+                self._counts.add(event)
+                self.stats.folded_events += 1
+            elif isinstance(event, ResultEvent | SettlementEvent):
+                decision = decisions.get(event.sequence) if event.spool == self.spool else None
+                if decision is not None and isinstance(event, ResultEvent):
+                    self._counts.add_result(decision, event)
+                elif decision is not None and isinstance(event, SettlementEvent):
+                    self._counts.add_settlement(decision, event)
+                elif len(self._kept) < MAX_KEPT:
+                    self._kept.append(event)
+                else:
+                    self.stats.lost_results += 1
+            else:
+                self._counts.put_back([event])
+
+    def _write_counts(self) -> None:
+        """Writes what was counted and kept. For counts there is always a little more room than for details."""
+        room = self._max_bytes + self._max_bytes // 16
+        if len(self._counts):
+            for some in _parts(self._counts.take()):
+                if not self._write(some, room):
+                    self._counts.put_back(some)
+        while self._kept and self._write(self._kept[:MAX_FRAME_EVENTS], self._max_bytes):
+            del self._kept[:MAX_FRAME_EVENTS]
+        if self._without_room and not self._kept and self._used < self._max_bytes and not self._segment_is_broken:
+            self._without_room = False
+            log.info("spool.has_room_again", spool=self._root, folded_events=self.stats.folded_events)
+
+    # --- the file -------------------------------------------------------------------------------------------------------
+
+    def _write(self, events: list[Event], max_bytes: int) -> bool:
+        """Writes ``events`` as one frame; ``False`` where there is no room, and then nothing of them is in the file."""
+        if not events:
+            return True
+        try:
+            end = write_frame(events, self._buffer, self._position)
+        except FrameTooLargeError:
+            return self._write_halves(events, max_bytes)
+        except Exception as error:  # noqa: BLE001  one event that can't be written must not take the others with it
+            return self._write_each(events, max_bytes, error)
+        if self._used + len(self._buffer) > max_bytes:
+            self._note_no_room(f"the spool holds {self._used} bytes")
+            return False
+        try:
+            self._put(self._buffer)
+        except OSError as error:
+            self.stats.failed_writes += 1
+            self._note_no_room(f"{type(error).__name__}: {error.strerror}")
+            return False
+        self._position = end
+        self._used += len(self._buffer)
+        self.stats.frames += 1
+        self.stats.bytes += len(self._buffer)
+        return True
+
+    def _put(self, data: bytearray) -> None:
+        """Appends ``data`` to the segment, whole or not at all. Raises ``OSError``."""
+        if self._segment_is_broken or self._position - self._segment_start >= self._segment_bytes:
+            self._begin_segment()
+        written = os.write(self._file, data)
+        if written == len(data):
+            return
+        try:
+            with memoryview(data) as view:
+                while written < len(data):
+                    written += os.write(self._file, view[written:])
+        except OSError:
+            self._cut_off(written)
+            raise
+
+    def _cut_off(self, written: int) -> None:
+        """Takes back the beginning of a frame whose rest could not be written."""
+        try:
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+        except OSError:
+            self._segment_is_broken = True  # a reader finds the torn frame, and goes on with the next segment
+
+    def _begin_segment(self) -> None:
+        if self._position == self._segment_start:
+            # Nothing of this segment counts; the next one needs a name of its own.
+            self._position += 1
+        start, before = self._segment_start, self._file
+        self._segment_start = self._position
+        try:
+            self._file = self._open_segment()
+        except OSError:
+            self._segment_start = start
+            raise
+        self._segment_is_broken = False
+        self._unsynced.append(before)
+
+    def _open_segment(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        return open_file(self._directory, segment_name(self._segment_start), flags)
+
+    def _write_halves(self, events: list[Event], max_bytes: int) -> bool:
+        if len(events) == 1:
+            self._fold(events)
+            return True
+        half = len(events) // 2
+        for some in (events[:half], events[half:]):
+            if not self._write(some, max_bytes):
+                self._fold(some)
+        return True
+
+    def _write_each(self, events: list[Event], max_bytes: int, error: Exception) -> bool:
+        """Writes each event by itself; what can't be encoded is counted by tenant and code only."""
+        if len(events) > 1:
+            for event in events:
+                if not self._write([event], max_bytes):
+                    self._fold([event])
+            return True
+        log.error("spool.event_not_encodable", error=f"{type(error).__name__}: {error}"[:200])
+        event = events[0]
+        if isinstance(event, DecisionEvent):
+            units = event.units if isinstance(event.units, int) else 1
+            self._counts.add(
+                DecisionEvent(event.sequence, event.at_us, event.tenant_id, event.code, event.flags, units=units)
+            )
+            self.stats.folded_events += 1
+        return True
+
+    def _note_no_room(self, reason: str) -> None:
+        if not self._without_room:
+            self._without_room = True
+            log.warning(
+                "spool.no_room", spool=self._root, reason=reason, policy="decisions are counted without details"
+            )
+
+
+def _parts(events: list[Event]) -> Iterator[list[Event]]:
+    """The events in lists of no more than a frame should hold."""
+    if len(events) <= MAX_FRAME_EVENTS:
+        yield events  # the usual case, without a copy
+        return
+    for first in range(0, len(events), MAX_FRAME_EVENTS):
+        yield events[first : first + MAX_FRAME_EVENTS]
+
+
+def _sync(directory: int, files: list[int], root: Path) -> int | None:
+    """Has the disk take what was written to ``files``, closes them, and returns how much all spools take."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.fsync(file)
+        with contextlib.suppress(OSError):
+            os.close(file)
+    with contextlib.suppress(OSError):
+        os.fsync(directory)
+    try:
+        return bytes_in(root)
+    except OSError:
+        return None
