@@ -49,6 +49,7 @@ def _split(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _SERVER, _STORES, _ACCESS, _LOGS = "Server", "Database and counters", "Secrets and access", "Logs"
+_KAFKA = "Kafka"
 
 
 class Settings(BaseModel):
@@ -171,6 +172,52 @@ class Settings(BaseModel):
         description="`Host` headers answered on a loopback address, besides localhost and loopback addresses.",
     )
 
+    kafka_bootstrap_servers: Annotated[
+        CommaList,
+        Variable("KAFKA_BOOTSTRAP_SERVERS", _KAFKA, "host:port, separated by commas", "kafka-1:9092,kafka-2:9092"),
+    ] = Field(
+        (),
+        description="Brokers through which events reach the ledger. Default: none; events go straight to the database.",
+    )
+    kafka_topic: Annotated[
+        str,
+        Variable(
+            "APISHIELD_KAFKA_TOPIC", _KAFKA, "a topic's name: letters, digits, dots, dashes, underscores", "prod.events"
+        ),
+    ] = Field(
+        "apishield.events",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$",
+        description=(
+            "Topic of the events, made where it is missing. What the ledger can't read goes to this name with `.dead` "
+            "behind it; the consumer group has it with `.ledger`."
+        ),
+    )
+    kafka_partitions: Annotated[
+        int, Variable("APISHIELD_KAFKA_PARTITIONS", _KAFKA, "an integer from 1 to 1000", "24")
+    ] = Field(
+        6,
+        ge=1,
+        le=1000,
+        description="Partitions in use, so the most workers that share the load. Counts at the first start with a topic.",
+    )
+    kafka_security_protocol: Annotated[
+        Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"],
+        Variable("APISHIELD_KAFKA_SECURITY_PROTOCOL", _KAFKA, "plaintext, ssl, sasl_plaintext or sasl_ssl", "sasl_ssl"),
+    ] = Field("plaintext", description="How to speak to the brokers.")
+    kafka_ca_file: Annotated[
+        Path | None, Variable("APISHIELD_KAFKA_CA_FILE", _KAFKA, "a file that can be read", "/etc/ssl/kafka-ca.pem")
+    ] = Field(None, description="Certificates (PEM) that sign the brokers'. Default: those of the system.")
+    kafka_sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Variable("APISHIELD_KAFKA_SASL_MECHANISM", _KAFKA, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", "PLAIN"),
+    ] = Field("SCRAM-SHA-512", description="How to sign in, where the security protocol is one of SASL.")
+    kafka_sasl_username: Annotated[
+        str | None, Variable("APISHIELD_KAFKA_SASL_USERNAME", _KAFKA, "a user's name", "apishield")
+    ] = Field(None, description="Who signs in.")
+    kafka_sasl_password: Annotated[
+        str | None, Variable("APISHIELD_KAFKA_SASL_PASSWORD", _KAFKA, "a password", "…", secret=True)
+    ] = Field(None, repr=False, description="The password to sign in with.")
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Variable("APISHIELD_LOG_LEVEL", _LOGS, "debug, info, warning or error", "warning"),
@@ -179,7 +226,7 @@ class Settings(BaseModel):
         Literal["auto", "console", "json"], Variable("APISHIELD_LOG_FORMAT", _LOGS, "auto, console or json", "json")
     ] = Field("auto", description="`auto`: for people on a terminal, JSON lines elsewhere.")
 
-    @field_validator("log_level", "log_format", "signup", mode="before")
+    @field_validator("log_level", "log_format", "signup", "kafka_security_protocol", mode="before")
     @classmethod
     def _ignore_case(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
@@ -200,6 +247,27 @@ class Settings(BaseModel):
     @classmethod
     def _check_redis_url(cls, value: str | None) -> str | None:
         return _check_url(value, REDIS_SCHEMES, needs_path=False)
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _check_brokers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for broker in value:
+            address = urlsplit(f"//{broker}")
+            if not address.hostname or not address.port or address.username or address.path:
+                raise ValueError("not host:port")
+        return value
+
+    @field_validator("kafka_sasl_mechanism", mode="before")
+    @classmethod
+    def _raise_case(cls, value: object) -> object:
+        return value.strip().upper() if isinstance(value, str) else value
+
+    @field_validator("kafka_ca_file")
+    @classmethod
+    def _check_readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError("not readable")
+        return value
 
     @field_validator("operator_token")
     @classmethod
@@ -259,6 +327,17 @@ class Settings(BaseModel):
             raise ConfigurationError(
                 f"APISHIELD_WORKERS is {self.workers} and REDIS_URL is not set: each worker would count by itself "
                 "and admit the whole limit. Set REDIS_URL, or APISHIELD_WORKERS=1."
+            )
+        signs_in = self.kafka_security_protocol.startswith("sasl")
+        if self.kafka_bootstrap_servers and signs_in and not (self.kafka_sasl_username and self.kafka_sasl_password):
+            raise ConfigurationError(
+                f"APISHIELD_KAFKA_SECURITY_PROTOCOL is '{self.kafka_security_protocol}', which signs in. "
+                "Set APISHIELD_KAFKA_SASL_USERNAME and APISHIELD_KAFKA_SASL_PASSWORD."
+            )
+        if self.kafka_sasl_password and not signs_in:
+            raise ConfigurationError(
+                f"APISHIELD_KAFKA_SASL_PASSWORD is set, and APISHIELD_KAFKA_SECURITY_PROTOCOL is "
+                f"'{self.kafka_security_protocol}', which doesn't sign in. Set it to sasl_ssl, or remove the password."
             )
 
 

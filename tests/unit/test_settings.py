@@ -68,6 +68,15 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("REDIS_URL", "http://user:hunter2@redis"),
         ("REDIS_URL", "redis://:hunter2@redis:port/0"),
         ("REDIS_URL", "redis://"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092,kafka:port"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka://kafka:9092"),
+        ("APISHIELD_KAFKA_TOPIC", ".."),
+        ("APISHIELD_KAFKA_TOPIC", "my events"),
+        ("APISHIELD_KAFKA_PARTITIONS", "0"),
+        ("APISHIELD_KAFKA_SECURITY_PROTOCOL", "tls"),
+        ("APISHIELD_KAFKA_SASL_MECHANISM", "GSSAPI"),
+        ("APISHIELD_KAFKA_CA_FILE", "/nowhere/ca.pem"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_the_variable_and_the_rule_and_no_secret(name: str, value: str) -> None:
@@ -166,3 +175,16 @@ def test_the_schemes_of_clusters_sentinels_tls_and_sockets_are_taken(url: str) -
 def test_postgres_urls_as_some_hosts_write_them_are_taken() -> None:
     settings = load({"DATABASE_URL": "postgres://u:p@h/d", "APISHIELD_SECRET": SECRET}, None).settings
     assert settings.database_url == "postgresql://u:p@h/d"
+
+
+def test_kafka_is_given_a_user_and_a_password_exactly_where_it_is_told_to_sign_in() -> None:
+    brokers = {"KAFKA_BOOTSTRAP_SERVERS": "a:9092, b:9092"}
+    password = {"APISHIELD_KAFKA_SASL_PASSWORD": "hunter2"}
+    with pytest.raises(ConfigurationError, match="Set APISHIELD_KAFKA_SASL_USERNAME and APISHIELD_KAFKA_SASL_PASSWORD"):
+        load(brokers | {"APISHIELD_KAFKA_SECURITY_PROTOCOL": "sasl_ssl", "APISHIELD_KAFKA_SASL_USERNAME": "u"}, None)
+    with pytest.raises(ConfigurationError, match="which doesn't sign in"):
+        load(brokers | password, None)
+    signing_in = {"APISHIELD_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "APISHIELD_KAFKA_SASL_USERNAME": "u"}
+    settings = load(brokers | password | signing_in, None).settings
+    assert settings.kafka_bootstrap_servers == ("a:9092", "b:9092")
+    assert "hunter2" not in repr(settings)
