@@ -49,6 +49,7 @@ def _split(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _SERVER, _STORES, _ACCESS, _LOGS = "Server", "Database and counters", "Secrets and access", "Logs"
+_LEDGER = "Ledger"
 _KAFKA = "Kafka"
 
 
@@ -218,6 +219,28 @@ class Settings(BaseModel):
         str | None, Variable("APISHIELD_KAFKA_SASL_PASSWORD", _KAFKA, "a password", "…", secret=True)
     ] = Field(None, repr=False, description="The password to sign in with.")
 
+    ledger: Annotated[
+        Literal["worker", "inline", "off"], Variable("APISHIELD_LEDGER", _LEDGER, "worker, inline or off", "off")
+    ] = Field(
+        "worker",
+        description=(
+            "Who takes this node's events into the ledger. `worker`: a process that `serve` starts and watches. `inline`: "
+            "the serving process itself. `off`: nobody here; `apishield worker` must run beside it on the same data directory."
+        ),
+    )
+    spool_bytes: Annotated[
+        int,
+        Variable("APISHIELD_SPOOL_BYTES", _LEDGER, "an integer from 16777216 (16 MiB) to 1099511627776", "4294967296"),
+    ] = Field(
+        1024**3,
+        ge=16 * 1024**2,
+        le=1024**4,
+        description=(
+            "How much of the disk events may take that are not in the ledger yet. Over 80 % the oldest become counts without "
+            "details; counts are not lost."
+        ),
+    )
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Variable("APISHIELD_LOG_LEVEL", _LOGS, "debug, info, warning or error", "warning"),
@@ -226,7 +249,7 @@ class Settings(BaseModel):
         Literal["auto", "console", "json"], Variable("APISHIELD_LOG_FORMAT", _LOGS, "auto, console or json", "json")
     ] = Field("auto", description="`auto`: for people on a terminal, JSON lines elsewhere.")
 
-    @field_validator("log_level", "log_format", "signup", "kafka_security_protocol", mode="before")
+    @field_validator("log_level", "log_format", "signup", "ledger", "kafka_security_protocol", mode="before")
     @classmethod
     def _ignore_case(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
