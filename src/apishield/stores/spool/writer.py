@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -70,7 +70,7 @@ class SpoolWriter:
         self._max_bytes, self._detailed_refusals = max_bytes, detailed_refusals
         self._segment_bytes = min(max(max_bytes // 128, _SMALLEST_SEGMENT), _LARGEST_SEGMENT)
         self._events: list[Event] = []
-        self.append: Callable[[Event], None] = self._events.append  # the hot path: no call of ours
+        self.append = self._events.append  # type: ignore[method-assign, assignment]  # the hot path: no call of ours
         self._counts = Counts()
         self._kept: list[Event] = []
         self._buffer = bytearray()
@@ -84,6 +84,9 @@ class SpoolWriter:
         self._directory, self._lock = make_spool(root, spool)
         self._unsynced: list[int] = []
         self._file = self._open_segment()
+
+    def append(self, event: Event) -> None:
+        """Notes an event for the next flush. It may be held on to: it stays the same callable."""
 
     @property
     def position(self) -> int:
