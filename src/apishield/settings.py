@@ -357,7 +357,7 @@ class Settings(BaseModel):
                 f"APISHIELD_KAFKA_SECURITY_PROTOCOL is '{self.kafka_security_protocol}', which signs in. "
                 "Set APISHIELD_KAFKA_SASL_USERNAME and APISHIELD_KAFKA_SASL_PASSWORD."
             )
-        if self.kafka_sasl_password and not signs_in:
+        if self.kafka_bootstrap_servers and self.kafka_sasl_password and not signs_in:
             raise ConfigurationError(
                 f"APISHIELD_KAFKA_SASL_PASSWORD is set, and APISHIELD_KAFKA_SECURITY_PROTOCOL is "
                 f"'{self.kafka_security_protocol}', which doesn't sign in. Set it to sasl_ssl, or remove the password."

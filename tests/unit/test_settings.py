@@ -114,6 +114,7 @@ def test_each_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
         "APISHIELD_OPERATOR_TOKEN": ("operator_token", OPERATOR_TOKEN),
         "DATABASE_URL": ("database_url", POSTGRES),
         "REDIS_URL": ("redis_url", "redis://:password@redis:6379/0"),
+        "APISHIELD_KAFKA_SASL_PASSWORD": ("kafka_sasl_password", "pa$$word"),
     }[name]
     file = tmp_path / "value"
     file.write_text(value + "\n")
