@@ -29,6 +29,7 @@ from apishield.services.loops import (
     FLUSH_SECONDS,
     HEARTBEAT_SECONDS,
     HOUSEKEEPING_SECONDS,
+    METRICS_SECONDS,
     OPERATOR_SECONDS,
     POLL_SECONDS,
     Loop,
@@ -53,6 +54,8 @@ from apishield.stores.redis.notices import ChangeNotices
 from apishield.stores.redis.store import RedisStore
 from apishield.stores.sql.database import Database
 from apishield.telemetry import Metrics
+from apishield.telemetry.metrics import METRICS_DIRECTORY
+from apishield.telemetry.parts import show_decisions, show_loops, show_snapshot, show_store
 
 log = structlog.get_logger("apishield.node")
 
@@ -174,6 +177,7 @@ class Runtime:
             Loop("renewal", self._renew_secrets, FLUSH_SECONDS),
             Loop("operator", self._learn_operator, OPERATOR_SECONDS),
             Loop("housekeeping", self._keep_house, HOUSEKEEPING_SECONDS),
+            Loop("metrics", self.metrics.publish, METRICS_SECONDS),
         ]
         self._notices = self._make_notices()
         database.on_commit(self._committed)
@@ -183,6 +187,7 @@ class Runtime:
         """Loads the snapshot and begins to keep up. Raises ``ProblemError`` where the database can't be reached."""
         self._started_at_us = self.clock()
         await self.snapshot.load()
+        await self.metrics.join(self.settings.data_dir / METRICS_DIRECTORY, "api", self.clock)
         for loop in self._loops:
             loop.start()
         if self._notices is not None:
@@ -203,40 +208,16 @@ class Runtime:
         if self._notices is not None:
             await self._notices.close()
         await self.database.close()
+        await self.metrics.leave()
         log.info("node.stopped", node=self.node_id)
 
     def _show_metrics(self) -> None:
-        gauge, counter = self.metrics.gauge, self.metrics.counter
-        gauge(
-            "apishield_snapshot_age_seconds", "Age of what this node knows.", lambda: self.snapshot.age_us() / SECOND_US
-        )
-        shadow = self.usage.shadow
-        counter(
-            "apishield_shadow_would_refuse",
-            "Times a limit in shadow would have refused a check that was let through.",
-            lambda: shadow.would_refuse,
-        )
-        counter("apishield_shadow_admitted", "Times a limit in shadow agreed to one.", lambda: shadow.admitted)
-        gauge("apishield_snapshot_keys", "API keys that this node knows.", lambda: len(self.snapshot))
-        gauge("apishield_live_nodes", "Nodes that said within 10 s that they live.", lambda: self.live_nodes)
-        counter(
-            "apishield_degraded_decisions",
-            "Checks decided without the store, or with an old snapshot.",
-            lambda: self.recorder.degraded_decisions,
-        )
-        store = self.store
-        if isinstance(store, FailoverStore):
-            gauge("apishield_store_degraded", "1 while checks are decided without Redis.", lambda: store.is_degraded)
-            counter(
-                "apishield_store_failures", "Trips to Redis that failed or took too long.", lambda: store.stats.failures
-            )
-            counter(
-                "apishield_store_local_decisions",
-                "Checks decided by this node alone.",
-                lambda: store.stats.local_decisions,
-            )
-        elif isinstance(store, MemoryStore):
-            gauge("apishield_counters", "Counters held in this process's memory.", lambda: len(store))
+        self.metrics.show_data_plane()
+        self.metrics.gauge("apishield_live_nodes", lambda: self.live_nodes)
+        show_snapshot(self.metrics, self.snapshot)
+        show_decisions(self.metrics, self.usage.shadow, lambda: self.recorder.degraded_decisions)
+        show_store(self.metrics, self.store)
+        show_loops(self.metrics, self._loops)
 
     async def _beat(self) -> None:
         now_us = self.clock()

@@ -12,10 +12,11 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
 from apishield.redaction import escape, redact, redact_url
 from apishield.telemetry import LATENCY_BUCKETS, Latency, Metrics, configure_logging
+from apishield.telemetry.metrics import MAX_LIMITS, LimitRefusals
+from tests.support.prometheus import read_samples
 
 SECRET = "Q" * 36
 CREDENTIALS = [prefix + SECRET for prefix in ("sk_live_", "sk_test_", "ast_", "aso_")]
@@ -95,18 +96,16 @@ def test_the_hint_of_a_key_may_be_shown() -> None:
 
 def test_a_scrape_shows_what_was_counted() -> None:
     metrics = Metrics()
+    metrics.show_data_plane()
     metrics.checks["rate_limited"] += 3
     metrics.requests["GET", "/v1/keys/{key_id}", 404] += 2
     metrics.observe_result(201, 0.02)
     metrics.decision_seconds.observe_many(0.0003, 4)
-    metrics.gauge("apishield_snapshot_age_seconds", "Age.", lambda: 1.5)
-    metrics.counter("apishield_changes", "Changes.", lambda: 7)
+    metrics.gauge("apishield_snapshot_age_seconds", lambda: 1.5)
+    metrics.counter("apishield_store_failures_total", lambda: 7)
+    metrics.gauge("apishield_loop_failing", lambda: {"usage": 1, "snapshot": 0})
     content, media_type = metrics.render()
-    samples = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(content.decode())
-        for sample in family.samples
-    }
+    samples = read_samples(content)
     assert media_type.startswith("text/plain")
     assert samples["apishield_checks_total", "rate_limited"] == 3
     assert samples["apishield_http_requests_total", "/v1/keys/{key_id}", "404", "GET"] == 2
@@ -114,7 +113,29 @@ def test_a_scrape_shows_what_was_counted() -> None:
     assert samples["apishield_decision_seconds_bucket", "0.00025"] == 0
     assert samples["apishield_decision_seconds_bucket", "0.0005"] == 4
     assert samples["apishield_snapshot_age_seconds",] == 1.5
-    assert samples["apishield_changes_total",] == 7
+    assert samples["apishield_store_failures_total",] == 7
+    assert samples["apishield_loop_failing", "usage"] == 1
+    assert samples["process_open_fds", "here"] > 0
+
+
+def test_a_metric_that_the_catalogue_does_not_know_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        Metrics().gauge("apishield_invented", lambda: 1)
+
+
+def test_names_of_limits_are_bounded_in_number_and_length_and_hold_no_credential() -> None:
+    refusals = LimitRefusals()
+    refusals.add(CREDENTIALS[0], "fixed_window")
+    refusals.add("long" * 100, "fixed_window")
+    for number in range(2 * MAX_LIMITS):
+        refusals.add(f"limit {number}", "fixed_window")
+        refusals.add("limit 0", "fixed_window")
+    assert len(refusals.counts) == MAX_LIMITS + 1
+    assert sum(refusals.counts.values()) == 2 + 4 * MAX_LIMITS
+    assert refusals.counts["limit 0", "fixed_window"] == 2 * MAX_LIMITS + 1
+    assert refusals.counts["(other)", "fixed_window"] == MAX_LIMITS + 2
+    assert max(len(name) for name, _ in refusals.counts) <= 64
+    assert not any(SECRET in name for name, _ in refusals.counts)
 
 
 @given(st.lists(st.floats(0, 10)))

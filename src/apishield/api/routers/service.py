@@ -49,10 +49,10 @@ async def get_readiness(request: Request, response: Response, runtime: CurrentRu
 )
 @permit(Permission.PUBLIC)
 async def get_metrics(request: Request, runtime: CurrentRuntime) -> Response:
-    """Numbers for Prometheus. From other machines it needs the operator's token."""
+    """Numbers of all processes of this node, for Prometheus. From other machines it needs the operator's token."""
     if not await _may_look_inside(request):
         raise ProblemError("token_missing", "From other machines the metrics need the operator's token.")
-    text, media_type = runtime.metrics.render()
+    text, media_type = await runtime.metrics.scrape()
     return Response(text, headers={"Content-Type": media_type})
 
 

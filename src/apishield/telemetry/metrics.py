@@ -1,0 +1,198 @@
+"""What one process counts. The hot path adds to integers; everything else happens when somebody scrapes.
+
+``Metrics`` of a process that has joined its node (``join``) shows the whole node: see ``shared``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from apishield import __version__
+from apishield.redaction import escape, redact
+from apishield.telemetry.catalogue import DEFINITIONS, Kind
+from apishield.telemetry.exposition import expose
+from apishield.telemetry.latency import Latency
+from apishield.telemetry.process import read_process
+from apishield.telemetry.shared import Labels, Numbers, Published, Shared, Values, add
+
+MAX_LIMITS: Final = 200
+"""How many names of limits a process shows by themselves: those that refuse first."""
+OTHER: Final = "(other)"
+METRICS_DIRECTORY: Final = "metrics"
+"""Where, in the data directory, the processes of a node publish."""
+_LONGEST_LABEL = 64
+
+Read = Callable[[], float | Mapping[Any, float]]
+"""A number, or numbers by the values of the labels: a string, or a tuple of what can be shown."""
+
+log = structlog.get_logger("apishield.metrics")
+
+
+class LimitRefusals:
+    """Refusals by limit; a name is chosen by whoever made the limit, so they are bounded in number and in length.
+
+    First come, first shown: a name that has a series keeps it, so that no series ever goes back.
+    """
+
+    __slots__ = ("_known", "counts")
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def add(self, limit: str, strategy: str) -> None:
+        """Counts one refusal."""
+        shown = self._known.get((limit, strategy))
+        if shown is None:
+            shown = self._show(limit, strategy)
+        self.counts[shown] = self.counts.get(shown, 0) + 1
+
+    def _show(self, limit: str, strategy: str) -> tuple[str, str]:
+        if len(self._known) >= MAX_LIMITS:
+            return (OTHER, strategy)
+        shown = (escape(redact(limit))[:_LONGEST_LABEL], strategy)
+        self._known[limit, strategy] = shown
+        return shown
+
+
+class Metrics:
+    """The numbers of one process. Attributes are added to in place; ``scrape`` is what Prometheus sees.
+
+    ``checks`` counts decisions by code of the catalogue (``ok``, ``rate_limited`` …). ``requests`` counts answers of
+    the control plane by (method, route template, status). What another part counts, or what is best read when asked for
+    (an age), is named with ``counter`` and ``gauge``; every name stands in ``catalogue``.
+    """
+
+    def __init__(self) -> None:
+        self.checks: defaultdict[str, int] = defaultdict(int)
+        self.decision_seconds = Latency()
+        self.limit_refusals = LimitRefusals()
+        self.store_seconds = Latency()
+        self.results: defaultdict[str, int] = defaultdict(int)
+        self.result_seconds = Latency()
+        self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self.request_seconds = Latency()
+        self._reads: dict[str, Read] = {}
+        self._histograms: dict[str, Latency] = {}
+        self._shared: Shared | None = None
+        self._publishing = asyncio.Lock()
+        self.gauge("apishield_build_info", lambda: {(__version__, platform.python_version()): 1})
+
+    def show_data_plane(self) -> None:
+        """Shows what a process that decides checks counts; a worker has none of it."""
+        self.counter("apishield_checks_total", lambda: self.checks)
+        self.counter("apishield_limit_refusals_total", lambda: self.limit_refusals.counts)
+        self.counter("apishield_results_total", lambda: self.results)
+        self.counter("apishield_http_requests_total", lambda: self.requests)
+        self.histogram("apishield_decision_seconds", self.decision_seconds)
+        self.histogram("apishield_store_seconds", self.store_seconds)
+        self.histogram("apishield_result_seconds", self.result_seconds)
+        self.histogram("apishield_http_request_seconds", self.request_seconds)
+
+    def observe_check(self, seconds: float) -> None:
+        """Adds one check that was decided alone."""
+        self.decision_seconds.observe(seconds)
+
+    def observe_result(self, status: int, latency_seconds: float) -> None:
+        """Adds what a protected API answered to a check that was allowed, as it was reported."""
+        self.results[f"{status // 100}xx"] += 1
+        self.result_seconds.observe(latency_seconds)
+
+    def gauge(self, name: str, read: Read) -> None:
+        """Shows what ``read`` returns at each scrape: a number, or numbers by the values of the metric's labels."""
+        self._name(name, Kind.GAUGE, read)
+
+    def counter(self, name: str, read: Read) -> None:
+        """Shows a number (or numbers by labels) that something else counts and that only grows."""
+        self._name(name, Kind.COUNTER, read)
+
+    def histogram(self, name: str, latency: Latency) -> None:
+        """Shows what ``latency`` measures."""
+        assert DEFINITIONS[name].kind is Kind.HISTOGRAM, name
+        self._histograms[name] = latency
+
+    def _name(self, name: str, kind: Kind, read: Read) -> None:
+        assert DEFINITIONS[name].kind is kind, name
+        self._reads[name] = read
+
+    # --- the node -----------------------------------------------------------------------------------------------------
+
+    async def join(self, directory: Path, role: str, clock: Callable[[], int]) -> None:
+        """Makes this process one of its node's: its numbers are published in ``directory``, and a scrape shows all of them.
+
+        ``role`` is what the process does (``api``, ``ledger``). Where the directory can't be used, a scrape shows this
+        process alone, and the log says so.
+        """
+        try:
+            self._shared = await asyncio.to_thread(Shared.open, directory, role, clock)
+        except OSError as error:
+            log.warning("metrics.alone", reason=str(error), consequence="a scrape shows the process that answers it")
+
+    async def publish(self) -> None:
+        """Writes down what this process counts, for whichever process is scraped next. Raises ``OSError``."""
+        shared = self._shared
+        if shared is not None:
+            async with self._publishing:  # an older reading must not be written after a newer one
+                await asyncio.to_thread(shared.publish, self.numbers())
+
+    async def leave(self) -> None:
+        """Publishes for the last time: what was counted stays, and nobody misses this process."""
+        if self._shared is not None:
+            shared, self._shared = self._shared, None
+            async with self._publishing:
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(shared.close, self.numbers())
+
+    async def scrape(self) -> tuple[bytes, str]:
+        """The numbers of the node in the text format of Prometheus, and its media type.
+
+        What is shown of this process was published before: no counter goes back when it is killed right afterwards.
+        """
+        shared = self._shared
+        if shared is None:
+            return self.render()
+        try:
+            await self.publish()
+            return expose(await asyncio.to_thread(shared.read)), CONTENT_TYPE_LATEST
+        except OSError as error:
+            log.warning("metrics.alone", reason=str(error), consequence="a scrape shows the process that answers it")
+            return self.render()
+
+    def render(self) -> tuple[bytes, str]:
+        """The numbers of this process alone."""
+        numbers = self.numbers()
+        if self._shared is not None:
+            numbers = add(self._shared.inherited, numbers)
+        process = "here" if self._shared is None else self._shared.process
+        return expose([Published(process, numbers, fresh=True)]), CONTENT_TYPE_LATEST
+
+    def numbers(self) -> Numbers:
+        """All present values, by metric and labels."""
+        found: Numbers = {
+            name: [((), [*latency.counts, latency.sum_seconds])] for name, latency in self._histograms.items()
+        }
+        for name, read in self._reads.items():
+            found[name] = _values(read())
+        for name, value in read_process().items():
+            found[name] = [((), value)]
+        found["apishield_process_up"] = [((), 1)]
+        return found
+
+
+def _values(read: float | Mapping[Any, float]) -> Values:
+    if isinstance(read, Mapping):
+        return [(_labels(labels), value) for labels, value in list(read.items())]
+    return [((), read)]
+
+
+def _labels(labels: str | tuple[object, ...]) -> Labels:
+    return (labels,) if isinstance(labels, str) else tuple(map(str, labels))

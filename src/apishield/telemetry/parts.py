@@ -1,0 +1,45 @@
+"""Names, for Prometheus, the numbers that the parts of a process keep about themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from apishield.core.model import SECOND_US
+from apishield.core.ports import CounterStore
+from apishield.services.loops import Loop
+from apishield.services.shadow import ShadowNotes
+from apishield.services.snapshot import Snapshot
+from apishield.stores.failover import FailoverStats, FailoverStore
+from apishield.stores.memory import MemoryStore
+from apishield.telemetry.metrics import Metrics
+
+
+def show_snapshot(metrics: Metrics, snapshot: Snapshot) -> None:
+    """How much this process knows of keys, and how old that is."""
+    metrics.gauge("apishield_snapshot_age_seconds", lambda: snapshot.age_us() / SECOND_US)
+    metrics.gauge("apishield_snapshot_keys", lambda: len(snapshot))
+
+
+def show_decisions(metrics: Metrics, shadow: ShadowNotes, degraded_decisions: Callable[[], int]) -> None:
+    """What is counted of decisions besides their codes."""
+    metrics.counter("apishield_degraded_decisions_total", degraded_decisions)
+    metrics.counter("apishield_shadow_would_refuse_total", lambda: shadow.would_refuse)
+    metrics.counter("apishield_shadow_admitted_total", lambda: shadow.admitted)
+
+
+def show_store(metrics: Metrics, store: CounterStore) -> None:
+    """How the counters' store does. One in memory can't fail: it shows zeros, so that an alert's expression has a value."""
+    stats = store.stats if isinstance(store, FailoverStore) else FailoverStats()
+    metrics.gauge("apishield_store_degraded", lambda: isinstance(store, FailoverStore) and store.is_degraded)
+    metrics.counter("apishield_store_failures_total", lambda: stats.failures)
+    metrics.counter("apishield_store_opened_total", lambda: stats.times_opened)
+    metrics.counter("apishield_store_local_decisions_total", lambda: stats.local_decisions)
+    metrics.counter("apishield_store_charges_returned_total", lambda: stats.brought_back)
+    metrics.counter("apishield_store_charges_lost_total", lambda: stats.not_brought_back)
+    if isinstance(store, MemoryStore):
+        metrics.gauge("apishield_counters", lambda: len(store))
+
+
+def show_loops(metrics: Metrics, loops: Sequence[Loop]) -> None:
+    """Which loops fail."""
+    metrics.gauge("apishield_loop_failing", lambda: {loop.name: float(loop.failing) for loop in loops})
