@@ -11,8 +11,10 @@ Counts of two histograms add up bucket by bucket to exactly the histogram of all
 Source: Masson, Rim, Lee: DDSketch, a fast and fully-mergeable quantile sketch with relative-error guarantees, VLDB 2019; its
 logarithm is replaced by a table of whole numbers.
 
-As bytes: the version, the bytes a count takes (1, 2, 4 or 8), then for each bucket how far it lies behind the one before
-(one byte; a longer way is made in several steps, through buckets that count 0), then the counts, little endian.
+As bytes: the version, the bytes a count takes (1, 2, 4 or 8), how many buckets follow (two bytes, little endian), then for each
+bucket how far it lies behind the one before (one byte; a longer way is made in several steps, through buckets that count 0),
+then the counts, little endian. Bytes of histograms, one after the other, are bytes of their sum: a database adds one to
+another without reading either.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MAX_VALUE_US: Final = 86_400_000_000
 """One day. Longer values are counted as that long."""
 
 _VERSION: Final = 1
-_HEADER_BYTES: Final = 2
+_HEADER_BYTES: Final = 4
 _LONGEST_WAY: Final = 255
 _COUNTS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -85,6 +87,12 @@ class Histogram:
         bucket = bisect_right(_LOWS, value_us) - 1
         self.counts[bucket] = self.counts.get(bucket, 0) + count
 
+    def copy(self) -> Histogram:
+        """One of the same counts, which goes its own way."""
+        histogram = Histogram()
+        histogram.counts = self.counts.copy()
+        return histogram
+
     def merge(self, other: Histogram) -> None:
         """Adds all that ``other`` counted."""
         counts = self.counts
@@ -92,12 +100,12 @@ class Histogram:
             counts[bucket] = counts.get(bucket, 0) + count
 
     def merge_bytes(self, blob: bytes) -> None:
-        """Adds what a histogram written by ``to_bytes`` counted. Raises ``HistogramError``; nothing is added then."""
+        """Adds what histograms written by ``to_bytes`` counted. Raises ``HistogramError``; nothing is added then."""
         counts = self.counts
-        ways, added = _read(blob)
-        for bucket, count in zip(accumulate(ways), added, strict=True):
-            if count:
-                counts[bucket] = counts.get(bucket, 0) + count
+        for ways, added in _read(blob):
+            for bucket, count in zip(accumulate(ways), added, strict=True):
+                if count:
+                    counts[bucket] = counts.get(bucket, 0) + count
 
     def quantile(self, share: float) -> int | None:
         """The value in microseconds that ``share`` (0 … 1) of the values do not exceed, by nearest rank, within 1 %.
@@ -128,7 +136,7 @@ class Histogram:
             counts.append(self.counts[bucket])
             last = bucket
         width = _width(max(counts, default=0))
-        return bytes((_VERSION, width)) + ways + _packer(width, len(counts)).pack(*counts)
+        return bytes((_VERSION, width, len(ways) & 0xFF, len(ways) >> 8)) + ways + _packer(width, len(counts)).pack(*counts)
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Histogram:
@@ -150,9 +158,9 @@ def sum_histograms(blobs: Iterable[bytes]) -> Histogram:
     """All of ``blobs``, written by ``to_bytes``, as one histogram. Raises ``HistogramError`` for anything else."""
     totals = [0] * BUCKETS
     for blob in blobs:
-        ways, counts = _read(blob)
-        for bucket, count in zip(accumulate(ways), counts, strict=True):
-            totals[bucket] += count
+        for ways, counts in _read(blob):
+            for bucket, count in zip(accumulate(ways), counts, strict=True):
+                totals[bucket] += count
     histogram = Histogram()
     histogram.counts = {bucket: count for bucket, count in enumerate(totals) if count}
     return histogram
@@ -185,19 +193,32 @@ def _packer(width: int, buckets: int) -> Struct:
 _packers: dict[tuple[int, int], Struct] = {}  # bounded: 4 widths, and as many buckets as _read lets through
 
 
-def _read(blob: bytes) -> tuple[bytes, tuple[int, ...]]:
-    """The ways from bucket to bucket, and the counts. Raises ``HistogramError``."""
-    if len(blob) < _HEADER_BYTES:
-        raise HistogramError(f"a histogram has at least {_HEADER_BYTES} bytes; these are {len(blob)}")
-    version, width = blob[0], blob[1]
+def _read(blob: bytes) -> list[tuple[bytes, tuple[int, ...]]]:
+    """Of each histogram in ``blob`` the ways from bucket to bucket, and the counts. Raises ``HistogramError``."""
+    parts: list[tuple[bytes, tuple[int, ...]]] = []
+    start, end = 0, len(blob)
+    while start < end or not parts:
+        counts_start, counts_end, width = _extent(blob, start)
+        ways = blob[start + _HEADER_BYTES : counts_start]
+        if sum(ways) >= BUCKETS or 0 in ways[1:]:
+            raise HistogramError(f"its buckets must rise and lie below {BUCKETS}")
+        parts.append((ways, _packer(width, len(ways)).unpack_from(blob, counts_start)))
+        start = counts_end
+    return parts
+
+
+def _extent(blob: bytes, start: int) -> tuple[int, int, int]:
+    """Where the counts of the histogram at ``start`` begin and end, and how many bytes each takes."""
+    if len(blob) - start < _HEADER_BYTES:
+        raise HistogramError(f"a histogram has at least {_HEADER_BYTES} bytes; these are {len(blob) - start}")
+    version, width = blob[start], blob[start + 1]
     if version != _VERSION:
         raise HistogramError(f"version {version} of histograms is unknown; this one reads version {_VERSION}")
     if width not in _COUNTS:
         raise HistogramError(f"a count of {width} bytes is unknown; it takes 1, 2, 4 or 8")
-    buckets, rest = divmod(len(blob) - _HEADER_BYTES, 1 + width)
-    if rest:
-        raise HistogramError(f"{len(blob)} bytes can't be whole buckets with counts of {width} bytes")
-    ways = blob[_HEADER_BYTES : _HEADER_BYTES + buckets]
-    if sum(ways) >= BUCKETS or 0 in ways[1:]:
-        raise HistogramError(f"its buckets must rise and lie below {BUCKETS}")
-    return ways, _packer(width, buckets).unpack_from(blob, _HEADER_BYTES + buckets)
+    buckets = blob[start + 2] | blob[start + 3] << 8
+    counts_start = start + _HEADER_BYTES + buckets
+    counts_end = counts_start + buckets * width
+    if counts_end > len(blob):
+        raise HistogramError(f"{len(blob) - start} bytes can't hold {buckets} buckets with counts of {width} bytes")
+    return counts_start, counts_end, width
