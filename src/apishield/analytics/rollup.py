@@ -17,7 +17,7 @@ import msgspec
 
 from apishield.analytics.endpoint_names import collapse
 from apishield.analytics.histogram import MAX_VALUE_US, Histogram
-from apishield.analytics.steps import HOUR_S, MINUTE_S, SECOND_US, Step, floor
+from apishield.analytics.steps import MINUTE_S, SECOND_US, Step, floor
 from apishield.core.abuse_detector.addresses import parse_address
 from apishield.core.endpoints import METHODS
 from apishield.core.events import CATALOGUED, PEEK, TEST, CountEvent, DecisionEvent, ResultEvent, SettlementEvent, Units
@@ -41,6 +41,14 @@ class Dims(StrEnum):
     ENDPOINT = "endpoint"
     COUNTRY = "country"
     FULL = "full"
+
+
+_SUMMED_FROM: Final = {
+    Dims.KEY: Dims.FULL,
+    Dims.ENDPOINT: Dims.FULL,
+    Dims.COUNTRY: Dims.FULL,
+    Dims.TENANT: Dims.COUNTRY,  # the fewest series that say as much
+}
 
 
 class Series(NamedTuple):
@@ -114,8 +122,9 @@ class Measures(msgspec.Struct):
         self.latency_us += other.latency_us
         if other.latency is not None:
             if self.latency is None:
-                self.latency = Histogram()
-            self.latency.merge(other.latency)
+                self.latency = other.latency.copy()
+            else:
+                self.latency.merge(other.latency)
 
     def add_units(self, units: dict[str, int]) -> None:
         """Adds a cost by unit; ``requests`` among them is ``cost``."""
@@ -171,20 +180,25 @@ class Rollup(dict[tuple[Series, int], Measures]):
         return sums
 
 
+class _Cell(NamedTuple):
+    """Where the events of one series and minute are summed: decisions by address beside the measures."""
+
+    series: Series
+    minute: int
+    measures: Measures
+    by_address: dict[str, int]
+
+
 class Aggregator:
     """Sums the events of one intake.
 
     ``known_endpoint(tenant_id, method, endpoint)`` says whether an endpoint that no catalogue names has a series of its own;
-    where it says no the endpoint is counted as ``OTHER``. It is asked once for each. ``addresses`` counts checks by
-    (tenant, environment, start of the hour in epoch seconds, address, for IPv6 its /64): [requests, refused].
+    where it says no the endpoint is counted as ``OTHER``. It is asked once for each.
     """
 
     def __init__(self, known_endpoint: Callable[[str, str, str], bool] = lambda *_: True) -> None:
-        self.addresses: dict[tuple[str, str, int, str], list[int]] = {}
         self._known_endpoint = known_endpoint
-        self._full = Rollup()
-        self._cells: dict[tuple[object, ...], Measures] = {}
-        self._addresses: dict[tuple[object, ...], list[int]] = {}
+        self._cells: dict[tuple[object, ...], _Cell] = {}
         self._names: dict[str | None, str] = {}
         self._admitted: dict[tuple[str, str, str], bool] = {}
 
@@ -192,32 +206,52 @@ class Aggregator:
     def minutes(self) -> Rollup:
         """All that was added, in all grouping sets. It is summed when asked for: ask once, at the end."""
         sums = Rollup()
-        for (series, bucket_s), measures in self._full.items():
-            for dims in Dims:
+        for cell in self._cells.values():
+            sums.cell(cell.series, cell.minute * MINUTE_S).add(cell.measures)
+        for dims, finer in _SUMMED_FROM.items():
+            for (series, bucket_s), measures in [cell for cell in sums.items() if cell[0][0].dims is finer]:
                 sums.cell(series.narrow(dims), bucket_s).add(measures)
+        return sums
+
+    @property
+    def addresses(self) -> dict[tuple[str, str, int, str], list[int]]:
+        """Checks by (tenant, environment, start of the hour in epoch seconds, address; for IPv6 its /64).
+
+        For each: [requests, of which refused]. Summed when asked for, as ``minutes``.
+        """
+        sums: dict[tuple[str, str, int, str], list[int]] = {}
+        for series, minute, _, by_address in self._cells.values():
+            hour_s = floor(minute * MINUTE_S, Step.HOUR)
+            refused = series.code != ADMITTED
+            for address, count in by_address.items():
+                shown = (series.tenant_id, series.environment, hour_s, _counted(address) if ":" in address else address)
+                counts = sums.setdefault(shown, [0, 0])
+                counts[0] += count
+                if refused:
+                    counts[1] += count
         return sums
 
     def add_decision(self, event: DecisionEvent) -> None:
         """Counts one decision in the minute in which it was made. A peek is not counted."""
         if event.flags & PEEK:
             return
-        measures = self._cell(event)
+        _, _, measures, by_address = self._cell(event)
         measures.requests += 1
-        admitted = event.code == ADMITTED
-        if not admitted:
-            measures.add_status(_status_of(event.code))
-        elif type(event.units) is int:
-            measures.cost += event.units
+        code, units, address = event.code, event.units, event.address
+        if address is not None:
+            by_address[address] = by_address.get(address, 0) + 1
+        if code != ADMITTED:
+            measures.add_status(_status_of(code))
+        elif type(units) is int:
+            measures.cost += units
         else:
-            measures.add_units(as_units(event.units))
-        if event.address is not None:
-            self._count_address(event, event.address, admitted)
+            measures.add_units(as_units(units))
 
     def add_count(self, event: CountEvent) -> None:
         """Counts many decisions of one kind whose details were given up. Their addresses and latencies are not known."""
         if event.flags & PEEK:
             return
-        measures = self._cell(event)
+        measures = self._cell(event).measures
         measures.requests += event.count
         if event.code == ADMITTED:
             measures.add_units(as_units(event.units))
@@ -232,7 +266,7 @@ class Aggregator:
         """Counts what the API answered, in the minute of its decision. A latency counts as 0 to ``MAX_VALUE_US``."""
         if decision.flags & PEEK:
             return
-        measures = self._cell(decision)
+        measures = self._cell(decision).measures
         measures.results += 1
         if decision.code == ADMITTED:
             measures.add_status(result.status)
@@ -253,19 +287,20 @@ class Aggregator:
             return
         before = as_units(current)
         after = settled(current, settlement)
-        self._cell(decision).add_units({unit: after[unit] - before.get(unit, 0) for unit in after})
+        self._cell(decision).measures.add_units({unit: after[unit] - before.get(unit, 0) for unit in after})
 
     # --- where an event counts ----------------------------------------------------------------------------------------
 
-    def _cell(self, event: DecisionEvent | CountEvent) -> Measures:
-        """The measures that ``event`` counts in. The events of a series look alike: the second one takes a short way."""
+    def _cell(self, event: DecisionEvent | CountEvent) -> _Cell:
+        """Where ``event`` counts. The events of a series look alike: all but the first take a short way."""
         endpoint = event.endpoint
         if endpoint is None:
             endpoint = self._names.get(event.path)
             if endpoint is None:
                 endpoint = self._names[event.path] = collapse(event.path)
+        minute = event.at_us // _MINUTE_US
         place = (
-            event.at_us // _MINUTE_US,
+            minute,
             event.code,
             event.key_id,
             endpoint,
@@ -275,11 +310,10 @@ class Aggregator:
             event.flags & _KEPT_FLAGS,
             event.tenant_id,
         )
-        measures = self._cells.get(place)
-        if measures is None:
-            series = self._series(event, endpoint)
-            measures = self._cells[place] = self._full.cell(series, event.at_us // _MINUTE_US * MINUTE_S)
-        return measures
+        cell = self._cells.get(place)
+        if cell is None:
+            cell = self._cells[place] = _Cell(self._series(event, endpoint), minute, Measures(), {})
+        return cell
 
     def _series(self, event: DecisionEvent | CountEvent, endpoint: str) -> Series:
         method = event.method or ""
@@ -306,20 +340,6 @@ class Aggregator:
             known = self._admitted[asked] = self._known_endpoint(tenant_id, method, endpoint)
         return known
 
-    def _count_address(self, event: DecisionEvent, address: str, admitted: bool) -> None:
-        hour = event.at_us // (HOUR_S * SECOND_US)
-        place = (address, hour, event.flags & TEST, event.tenant_id)
-        counts = self._addresses.get(place)
-        if counts is None:
-            if ":" in address:
-                parsed = parse_address(address)
-                address = parsed.counted if parsed is not None else address
-            shown = (event.tenant_id, environment_of(event.flags), hour * HOUR_S, address)
-            counts = self._addresses[place] = self.addresses.setdefault(shown, [0, 0])
-        counts[0] += 1
-        if not admitted:
-            counts[1] += 1
-
 
 def environment_of(flags: int) -> str:
     """``test`` or ``live``, as an event's flags say."""
@@ -341,6 +361,12 @@ def _status_of(code: str) -> int:
     """The status that a refusal has; a code of a newer version is one of the server's."""
     problem = PROBLEMS.get(code)
     return 500 if problem is None else problem.status
+
+
+def _counted(address: str) -> str:
+    """What an address of version 6 is counted by: its network of 64 bits, which is one caller's."""
+    parsed = parse_address(address)
+    return address if parsed is None else parsed.counted
 
 
 def _country(country: str | None) -> str:
