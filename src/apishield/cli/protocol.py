@@ -21,7 +21,9 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from apishield.api.dataplane.answers import Answer
-from apishield.api.dataplane.app import Direct, DirectRoutes
+from apishield.api.dataplane.app import DirectRoutes
+from apishield.api.dataplane.headers import RequestHeaders
+from apishield.api.dataplane.heads import END_OF_HEAD, Direct, KnownHeads
 from apishield.api.dataplane.outbox import Outbox
 from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.core.ids import new_id
@@ -61,7 +63,7 @@ class DirectCycle:
     message_event = _NoEvent()
 
     def __init__(
-        self, protocol: BoundedHttpProtocol, route: Direct, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
+        self, protocol: BoundedHttpProtocol, route: Direct, headers: RequestHeaders, *, keep_alive: bool
     ) -> None:
         self.protocol = protocol
         self.route = route
@@ -86,6 +88,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _too_large = False
     _message_open = False
     _timer: TimerHandle | None = None
+    _idle_since = 0.0
     _headers_joined: ClassVar[list[tuple[bytes, bytes]] | None] = None
     _head_joined: ClassVar[bytes] = b""
 
@@ -93,6 +96,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Waits for the first head, not for ever."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._direct: DirectRoutes = getattr(self.app, "direct", {})
+        self._heads: KnownHeads = getattr(self.app, "heads", None) or KnownHeads()
         self._outbox: Outbox = getattr(self.app, "outbox", None) or Outbox(_write_nothing)
         if len(self.connections) > MAX_CONNECTIONS:
             self.logger.warning("closed a new connection: %d are open, the most that files allow", MAX_CONNECTIONS)
@@ -103,9 +107,28 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""
         self._stop_waiting()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Answers a request whose head is known; feeds all others to the parser."""
+        between_messages = not self._message_open
+        if between_messages and (self.cycle is None or self.cycle.response_complete):
+            end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
+            known = self._heads.get(data[:end])
+            if known is not None and len(data) - end == known.body_bytes and not self.flow.write_paused:
+                if self._timer is not None:
+                    self._stop_waiting()
+                cycle = DirectCycle(self, known.route, known.headers, keep_alive=True)
+                self.cycle = cycle  # type: ignore[assignment]
+                self._answer(cycle, data[end:])
+                return
+        self._parse(data)
+        if between_messages and not self._message_open:
+            self._learn(data)
+
+    def _parse(self, data: bytes) -> None:
         """Feeds the parser; a message that is not complete afterwards has a deadline, and its head is counted."""
         self._head_bytes += len(data)
         super().data_received(data)
@@ -115,6 +138,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.send_400_response("")
             elif self._timer is None:
                 self._wait(HEAD_TIMEOUT_SECONDS if self._head_open else BODY_TIMEOUT_SECONDS)
+
+    def _learn(self, data: bytes) -> None:
+        """Remembers the head in ``data``, if that was one whole request to a direct route."""
+        cycle: object = self.cycle
+        end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
+        if type(cycle) is DirectCycle and cycle.keep_alive and len(data) - end == cycle.size:
+            self._heads.learn(data[:end], cycle.route, cycle.headers, cycle.size)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -145,7 +175,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if route is None or not self._goes_directly():
             super().on_headers_complete()
             return
-        self.cycle = DirectCycle(self, route, self.headers, keep_alive=self.parser.should_keep_alive())  # type: ignore[assignment]
+        cycle = DirectCycle(self, route, RequestHeaders(self.headers), keep_alive=self.parser.should_keep_alive())
+        self.cycle = cycle  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Passes the body on; the chunks it comes in are no part of the next head."""
@@ -168,13 +199,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         if cycle.response_complete:
             return
-        answer = cycle.route(cycle.headers, cycle.parts[0] if len(cycle.parts) == 1 else b"".join(cycle.parts))
+        self._answer(cycle, cycle.parts[0] if len(cycle.parts) == 1 else b"".join(cycle.parts))
+
+    def _answer(self, cycle: DirectCycle, body: bytes) -> None:
+        answer = cycle.route(cycle.headers, body)
         if isinstance(answer, Answer):
             self._outbox.put(cycle, answer)
         else:
-            task = self.loop.create_task(self._write_later(cycle, answer))
+            task = self.loop.create_task(self._answer_later(cycle, answer))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
+
+    async def _answer_later(self, cycle: DirectCycle, pending: Awaitable[Answer]) -> None:
+        self._outbox.put(cycle, await pending)
 
     def _goes_directly(self) -> bool:
         return (
@@ -184,9 +221,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             and not self.flow.write_paused
             and not self.parser.should_upgrade()
         )
-
-    async def _write_later(self, cycle: DirectCycle, pending: Awaitable[Answer]) -> None:
-        self._outbox.put(cycle, await pending)
 
     def write_answer(self, cycle: DirectCycle, answer: Answer) -> None:
         """Writes the whole response to ``cycle``, unless its client has gone."""
@@ -203,6 +237,34 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Begins the next request of a pipeline, or to wait for one. A timer looks now and then, and is not set each time."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_after(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leaves the timer, which looks when the last answer was."""
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that nothing came on for long enough."""
+        self.timeout_keep_alive_task = None
+        if self._message_open or not (self.cycle is None or self.cycle.response_complete):
+            return  # the answer's end sets it again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_after(left)
+        else:
+            self._close()
+
+    def _look_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _default_head(self) -> bytes:
         """The headers of every response (its date), joined once for as long as uvicorn keeps the list."""

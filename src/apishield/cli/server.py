@@ -23,6 +23,7 @@ from uvicorn.supervisors import Multiprocess
 from apishield import settings as settings_module
 from apishield.api.asgi import create_asgi
 from apishield.api.dataplane.app import DirectRoutes
+from apishield.api.dataplane.heads import KnownHeads
 from apishield.api.dataplane.outbox import Outbox
 from apishield.bootstrap import build
 from apishield.cli.protocol import BoundedHttpProtocol
@@ -45,6 +46,7 @@ class Service:
         self.settings = settings
         self.direct: DirectRoutes = {}
         self.outbox: Outbox
+        self.heads: KnownHeads
         self._app: ASGIApp = self._live
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -63,7 +65,8 @@ class Service:
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
         application = create_asgi(runtime)
-        self._app, self.direct, self.outbox = application, application.direct, application.outbox
+        self.direct, self.outbox, self.heads = application.direct, application.outbox, application.heads
+        self._app = application
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await runtime.close()

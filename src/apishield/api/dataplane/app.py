@@ -8,7 +8,7 @@ socket, without a task, a scope or an event.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import perf_counter
 
@@ -20,6 +20,8 @@ from apishield.api.dataplane.access import Access
 from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.batches import decide_in_turns
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
+from apishield.api.dataplane.headers import Asked, Headers, read
+from apishield.api.dataplane.heads import Direct, KnownHeads
 from apishield.api.dataplane.outbox import Outbox
 from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
@@ -33,13 +35,9 @@ from apishield.services.snapshot import TenantView
 log = structlog.get_logger("apishield.dataplane")
 
 MAX_CHECKS = 1000
-_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
 _RELEASE = re.compile(r"/v1/decisions/([0-9a-z_]{1,64})/release")
 _JSON = (b"content-type", b"application/json")
 
-Headers = Sequence[tuple[bytes, bytes]]
-Direct = Callable[[Headers, bytes], Answer | Awaitable[Answer]]
-"""Answers one method of one path; never raises."""
 DirectRoutes = Mapping[tuple[bytes, bytes], Direct]
 
 _encode = msgspec.json.Encoder().encode
@@ -59,29 +57,6 @@ _reports_decoder = msgspec.json.Decoder(_Reports)
 _report_decoder = msgspec.json.Decoder(Report)
 
 
-class _Asked:
-    """What the headers of a request say, read in one pass; their size was bounded by the server before."""
-
-    __slots__ = ("authorization", "content_type", "request_id", "tenant", "twice")
-
-    def __init__(self, headers: Headers) -> None:
-        self.authorization: bytes | None = None
-        self.tenant: bytes | None = None
-        self.content_type: bytes | None = None
-        self.request_id: bytes | None = None
-        self.twice = False
-        for name, value in headers:
-            if name == b"authorization":
-                self.twice = self.authorization is not None
-                self.authorization = value
-            elif name == b"content-type":
-                self.content_type = value
-            elif name == b"x-request-id":
-                self.request_id = value if _SANE_REQUEST_ID.fullmatch(value) is not None else None
-            elif name == b"x-apishield-tenant":
-                self.tenant = value
-
-
 class DataPlane:
     """Answers the data plane's paths itself and hands everything else to ``control_plane``."""
 
@@ -89,6 +64,7 @@ class DataPlane:
         self._control_plane = control_plane
         self._write_down = runtime.events.flush
         self.outbox = Outbox(self._write_down)
+        self.heads = KnownHeads()
         self._engine = runtime.engine
         self._reports = runtime.reports
         self._settlement = runtime.settlement
@@ -121,7 +97,7 @@ class DataPlane:
         except ClientDisconnectedError:
             return
         except ProblemError as error:
-            answer = self._problem(error, _Asked(headers), scope["path"])
+            answer = self._failure(error, read(headers), scope["path"])
         self._write_down()  # before anybody is told
         length = (b"content-length", b"%d" % len(answer.body))
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
@@ -146,14 +122,14 @@ class DataPlane:
         return next((method for method, known in self._routes if known == path), None)
 
     def _misdirected(self, method: str, path: str, allowed: str, headers: Headers) -> Answer:
-        return self._problem(method_not_allowed(method, path, allowed), _Asked(headers), path)
+        return self._failure(method_not_allowed(method, path, allowed), read(headers), path)
 
     # --- POST /v1/check -----------------------------------------------------------------------------------------------
 
     def _check(self, headers: Headers, body: bytes) -> Answer | Awaitable[Answer]:
         """Written out, so that the hottest path makes no call that it need not."""
         started = perf_counter()
-        asked = _Asked(headers)
+        asked = read(headers)
         try:
             view = self._remembered(asked, body)
             if view is None:
@@ -167,7 +143,7 @@ class DataPlane:
         self._observe(perf_counter() - started)
         return answer
 
-    async def _check_later(self, asked: _Asked, pending: Awaitable[Decision], started: float) -> Answer:
+    async def _check_later(self, asked: Asked, pending: Awaitable[Decision], started: float) -> Answer:
         try:
             decision = await pending
         except Exception as error:  # noqa: BLE001  the last net
@@ -176,13 +152,13 @@ class DataPlane:
         self._observe(perf_counter() - started)
         return answer
 
-    async def _check_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
+    async def _check_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
         decision = self._engine.check(view, decode(_check_decoder, body))
         return _decided(asked, decision if isinstance(decision, Decision) else await decision)
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
-    def _remembered(self, asked: _Asked, body: bytes) -> TenantView | None:
+    def _remembered(self, asked: Asked, body: bytes) -> TenantView | None:
         """The tenant of a header that was seen before; raises for what is wrong with the request whoever asks."""
         if asked.twice:
             raise ProblemError("bad_request", "There are several Authorization headers; send one.")
@@ -199,10 +175,10 @@ class DataPlane:
 
     async def _later(
         self,
-        asked: _Asked,
+        asked: Asked,
         body: bytes,
         path: str,
-        route: Callable[[_Asked, TenantView, bytes], Awaitable[Answer]],
+        route: Callable[[Asked, TenantView, bytes], Awaitable[Answer]],
     ) -> Answer:
         """Answers where first must be found out who asks, or the answer takes more than one step."""
         try:
@@ -215,9 +191,9 @@ class DataPlane:
 
     def _check_batch(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/check/batch``: results in order; a bad item spoils only itself."""
-        return self._later(_Asked(headers), body, "/v1/check/batch", self._check_batch_of)
+        return self._later(read(headers), body, "/v1/check/batch", self._check_batch_of)
 
-    async def _check_batch_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
+    async def _check_batch_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
         checks = decode(_batch_decoder, body).checks
         _bound("checks", len(checks), MAX_CHECKS)
         decisions = await decide_in_turns(
@@ -228,9 +204,9 @@ class DataPlane:
 
     def _report(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/report``: what became of decisions."""
-        return self._later(_Asked(headers), body, "/v1/report", self._report_of)
+        return self._later(read(headers), body, "/v1/report", self._report_of)
 
-    async def _report_of(self, asked: _Asked, view: TenantView, body: bytes) -> Answer:
+    async def _report_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
         events = decode(_reports_decoder, body).events
         _bound("events", len(events), MAX_REPORTS)
         reports: list[Report | str] = []
@@ -245,35 +221,30 @@ class DataPlane:
     def _release(self, headers: Headers, body: bytes, decision_id: str) -> Awaitable[Answer]:
         """``POST /v1/decisions/{id}/release``: frees slots and gives the whole charge back."""
 
-        async def release(asked: _Asked, view: TenantView, _body: bytes) -> Answer:
+        async def release(asked: Asked, view: TenantView, _body: bytes) -> Answer:
             if not self._settlement.knows(view.tenant.id, decision_id):
                 raise ProblemError("not_found", "There is no such decision.")
             released = await self._settlement.release(view.tenant.id, decision_id)
             return Answer(200, [_JSON, self._request_id(asked, None)], _encode({"released": released}))
 
-        return self._later(_Asked(headers), body, f"/v1/decisions/{decision_id}/release", release)
+        return self._later(read(headers), body, f"/v1/decisions/{decision_id}/release", release)
 
     # --- what went wrong ----------------------------------------------------------------------------------------------
 
-    def _failure(self, error: Exception, asked: _Asked, path: str) -> Answer:
+    def _failure(self, error: Exception, asked: Asked, path: str) -> Answer:
         """A problem; one that was not meant goes to the log, and tells nothing of the inside."""
         if isinstance(error, StoreUnavailable):
             error = store_unavailable(error)
-        if isinstance(error, ProblemError):
-            return self._problem(error, asked, path)
-        asked.request_id = self._request_id(asked, None)[1]
-        shown = asked.request_id.decode()
-        log.error("request.failed", path=path, request_id=shown, exc_info=error)
-        return self._problem(
-            ProblemError(
-                "internal", f"The request failed on our side. Give request_id {shown} to whoever runs this service."
-            ),
-            asked,
-            path,
-        )
-
-    def _problem(self, error: ProblemError, asked: _Asked, path: str) -> Answer:
         request_id = self._request_id(asked, None)
+        if not isinstance(error, ProblemError):
+            shown = request_id[1].decode()
+            log.error("request.failed", path=path, request_id=shown, exc_info=error)
+            error = ProblemError(
+                "internal", f"The request failed on our side. Give request_id {shown} to whoever runs this service."
+            )
+        return self._problem(error, path, request_id)
+
+    def _problem(self, error: ProblemError, path: str, request_id: tuple[bytes, bytes]) -> Answer:
         document, headers = problem_document(error, path, request_id[1].decode())
         return Answer(
             error.status,
@@ -285,17 +256,17 @@ class DataPlane:
             document,
         )
 
-    def _request_id(self, asked: _Asked, decision_id: str | None) -> tuple[bytes, bytes]:
+    def _request_id(self, asked: Asked, decision_id: str | None) -> tuple[bytes, bytes]:
         if asked.request_id is None and decision_id is None:
             return b"x-request-id", self._engine.new_request_id().encode()
         return _request_id(asked, decision_id or "")
 
 
-def _decided(asked: _Asked, decision: Decision) -> Answer:
+def _decided(asked: Asked, decision: Decision) -> Answer:
     return Answer(200, [_JSON, _request_id(asked, decision.decision_id)], _encode(decision))
 
 
-def _request_id(asked: _Asked, decision_id: str) -> tuple[bytes, bytes]:
+def _request_id(asked: Asked, decision_id: str) -> tuple[bytes, bytes]:
     """The caller's request id where it is sane, else one that tells which decision it was."""
     return b"x-request-id", asked.request_id or b"req_" + decision_id[4:30].encode()
 
