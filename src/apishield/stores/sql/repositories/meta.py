@@ -31,6 +31,14 @@ class MetaRepository:
             upsert(self._connection, meta, ["name"], lambda new: {"value": new.value}), {"name": name, "value": value}
         )
 
+    async def put_first(self, name: str, value: str) -> str:
+        """Remembers a value unless there is one; returns the one that stands, whoever was first."""
+        statement = upsert(self._connection, meta, ["name"], lambda _: {"value": meta.c.value})  # waits for the other
+        await self._connection.execute(statement, {"name": name, "value": value})
+        first = await self.get(name)
+        assert first is not None
+        return first
+
     async def remove(self, name: str) -> None:
         """Forgets a name."""
         await self._connection.execute(delete(meta).where(meta.c.name == name))

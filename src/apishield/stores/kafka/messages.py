@@ -1,0 +1,148 @@
+"""What a message holds: the frames of one spool, or what of them goes to one partition, in order.
+
+Each frame keeps its ``end``. What is published twice, because a publisher was killed before it had noted how far it came,
+is then known to a partition's consumer: it is not behind the last frame of that spool that was taken from the partition.
+That only holds while the same event always goes to the same partition, so the number of partitions never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from apishield.core.abuse_detector.addresses import parse_address
+from apishield.core.events import CountEvent, DecisionEvent, Event, Frame, SpoolPart, encode_events
+
+VERSION: Final = 1
+MESSAGE_BYTES: Final = 512 * 1024
+"""What a message is filled up to; half of what brokers take by default."""
+LARGEST_MESSAGE_BYTES: Final = 1024 * 1024
+RESULT_BLOCK: Final = 4096
+"""Results of so many successive decisions of a spool go to one partition: their bits lie in one row of the ledger."""
+
+
+class UnreadableMessageError(ValueError):
+    """A message that is none of ours, or of another version; says why."""
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    version: int
+    spool: int
+    frames: list[tuple[int, bytes]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Envelope).decode
+_decode_items = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+def partition_of(event: Event, partitions: int) -> int:
+    """The partition of an event: by tenant and key (or address prefix), so that one tenant fills all of them.
+
+    Results and settlements go by the place of their decision: two reports of one decision meet in one partition.
+    """
+    if isinstance(event, DecisionEvent):
+        return _hash(event.tenant_id, event.key_id or _prefix(event.address)) % partitions
+    if isinstance(event, CountEvent):
+        return _hash(event.tenant_id, event.key_id or "") % partitions
+    return (event.spool + event.sequence // RESULT_BLOCK) % partitions
+
+
+@lru_cache(maxsize=65_536)
+def _hash(tenant_id: str, subject: str) -> int:
+    return crc32(f"{tenant_id}\0{subject}".encode())
+
+
+def _prefix(text: str | None) -> str:
+    address = parse_address(text) if text else None
+    return address.counted if address is not None else text or ""
+
+
+def split(part: SpoolPart, partitions: int) -> dict[int, list[Frame]]:
+    """The frames of each partition, in order. The same frame is always split in the same way.
+
+    A frame that can't be read goes whole to the first partition, whose consumer puts it aside with the reason.
+    """
+    found: dict[int, list[Frame]] = {}
+    for frame in part.frames:
+        try:
+            events = frame.events()
+        except msgspec.DecodeError:
+            found.setdefault(0, []).append(frame)
+            continue
+        shares: dict[int, list[Event]] = {}
+        for event in events:
+            shares.setdefault(partition_of(event, partitions), []).append(event)
+        for partition, share in shares.items():
+            found.setdefault(partition, []).extend(_pieces(frame.end, share))
+    return found
+
+
+def _pieces(end: int, events: list[Event]) -> list[Frame]:
+    """One frame, as a rule. Of a very large one several, whose ends are the last positions of the frame."""
+    payloads = list(_halved(events))
+    return [Frame(end - behind, payload) for behind, payload in zip(range(len(payloads))[::-1], payloads, strict=True)]
+
+
+def _halved(events: list[Event]) -> Iterator[bytes]:
+    buffer = bytearray()
+    encode_events(events, buffer, 0)
+    if len(buffer) <= MESSAGE_BYTES or len(events) == 1:
+        yield bytes(buffer)
+        return
+    half = len(events) // 2
+    yield from _halved(events[:half])
+    yield from _halved(events[half:])
+
+
+def encode_messages(spool: int, frames: Iterable[Frame]) -> list[bytes]:
+    """The frames as values of messages: one as a rule, several where they are more than ``MESSAGE_BYTES``."""
+    messages: list[bytes] = []
+    some: list[tuple[int, bytes]] = []
+    size = 0
+    for frame in frames:
+        if some and size + len(frame.payload) > MESSAGE_BYTES:
+            messages.append(_encode(_Envelope(VERSION, spool, some)))
+            some, size = [], 0
+        some.append((frame.end, frame.payload))
+        size += len(frame.payload)
+    if some:
+        messages.append(_encode(_Envelope(VERSION, spool, some)))
+    return messages
+
+
+def decode_message(value: bytes | None) -> SpoolPart:
+    """The frames of a message. Raises ``UnreadableMessageError``. What is in the frames is not looked at; see ``check``."""
+    if not value:
+        raise UnreadableMessageError("empty")
+    if len(value) > LARGEST_MESSAGE_BYTES:
+        raise UnreadableMessageError(f"oversize: {len(value)} bytes, at most {LARGEST_MESSAGE_BYTES} are read")
+    try:
+        envelope = _decode(value)
+    except msgspec.DecodeError as error:
+        raise UnreadableMessageError(_reason(value, error)) from None
+    if envelope.version != VERSION:
+        raise UnreadableMessageError(f"version: {envelope.version}, this worker reads {VERSION}")
+    return SpoolPart(envelope.spool, [Frame(end, payload) for end, payload in envelope.frames])
+
+
+def check(part: SpoolPart) -> None:
+    """Raises ``UnreadableMessageError`` where a frame holds anything but events."""
+    for frame in part.frames:
+        try:
+            frame.events()
+        except msgspec.DecodeError as error:
+            raise UnreadableMessageError(f"undecodable: frame {frame.end}: {error}") from None
+
+
+def _reason(value: bytes, error: msgspec.DecodeError) -> str:
+    """Tells a message of a later version, whose layout may differ in anything but its first item, from garbage."""
+    try:
+        number = msgspec.msgpack.decode(_decode_items(value)[0], type=int)
+    except (msgspec.DecodeError, IndexError):
+        return f"undecodable: {error}"
+    return f"undecodable: {error}" if number == VERSION else f"version: {number}, this worker reads {VERSION}"
