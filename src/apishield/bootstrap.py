@@ -14,9 +14,9 @@ import msgspec
 import structlog
 
 from apishield.core.decision_ids import DecisionIds
-from apishield.core.events import Event
 from apishield.core.model import SECOND_US
-from apishield.core.ports import Clock, CounterStore, EventLog
+from apishield.core.ports import Clock, CounterStore
+from apishield.errors import APIShieldError
 from apishield.services import installation
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
@@ -32,6 +32,7 @@ from apishield.services.loops import (
     METRICS_SECONDS,
     OPERATOR_SECONDS,
     POLL_SECONDS,
+    SPOOL_SECONDS,
     Loop,
 )
 from apishield.services.policies import PolicyService
@@ -52,6 +53,7 @@ from apishield.stores.memory import MemoryStore
 from apishield.stores.redis.connection import connect
 from apishield.stores.redis.notices import ChangeNotices
 from apishield.stores.redis.store import RedisStore
+from apishield.stores.spool.writer import SpoolWriter
 from apishield.stores.sql.database import Database
 from apishield.telemetry import Metrics
 from apishield.telemetry.metrics import METRICS_DIRECTORY
@@ -60,6 +62,7 @@ from apishield.telemetry.parts import show_decisions, show_loops, show_snapshot,
 log = structlog.get_logger("apishield.node")
 
 Entropy = Callable[[int], bytes]
+SPOOL_DIRECTORY = "spool"
 _ALIVE_FOR_US = 10 * SECOND_US
 _NODES_KEPT_US = 86_400 * SECOND_US
 _QUOTAS_KEPT_US = 400 * 86_400 * SECOND_US
@@ -110,12 +113,15 @@ async def prepare(
         await database.close()
 
 
-class _NoEvents:
-    """Until the spool is there."""
-
-    def append(self, event: Event) -> None: ...
-
-    def flush(self) -> None: ...
+def open_spool(settings: Settings, entropy: Entropy, clock: Clock) -> SpoolWriter:
+    """A new spool in the data directory. Raises ``APIShieldError`` where it can't be made, as on a full disk."""
+    root = settings.data_dir / SPOOL_DIRECTORY
+    try:
+        return SpoolWriter(root, int.from_bytes(entropy(4), "big"), clock, max_bytes=settings.spool_bytes)
+    except OSError as error:
+        raise APIShieldError(
+            f"The spool of events at '{root}' can't be made ({error.strerror}). Free some space, or mend its permissions."
+        ) from error
 
 
 class Runtime:
@@ -143,9 +149,8 @@ class Runtime:
         self.store = self._make_store()
         self.usage.use(self.store)
         mac_keys = [secrets.derive("decision ids", version) for version in secrets.versions]
-        spool = int.from_bytes(entropy(4), "big")
-        ids = DecisionIds(mac_keys, spool)
-        self.events: EventLog = _NoEvents()
+        self.events = open_spool(settings, entropy, clock)
+        ids = DecisionIds(mac_keys, self.events.spool)
         self.recorder = DecisionRecorder(self.events, self.usage, self.metrics.checks)
         self.engine = Engine(
             self.snapshot,
@@ -173,6 +178,7 @@ class Runtime:
         self._loops = [
             self._feed,
             Loop("usage", self.usage.flush, FLUSH_SECONDS),
+            Loop("spool", self.events.tick, SPOOL_SECONDS),
             Loop("heartbeat", self._beat, HEARTBEAT_SECONDS),
             Loop("renewal", self._renew_secrets, FLUSH_SECONDS),
             Loop("operator", self._learn_operator, OPERATOR_SECONDS),
@@ -205,6 +211,7 @@ class Runtime:
                 await tx.meta.leave(self.node_id)
         except Exception as error:  # noqa: BLE001  the process ends in any case
             log.error("node.not_flushed", error=f"{type(error).__name__}: {error}"[:500])
+        self.events.close()
         if self._notices is not None:
             await self._notices.close()
         await self.database.close()
