@@ -8,6 +8,7 @@ on names that the ledger keeps.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 PLACEHOLDER: Final = "{id}"
@@ -49,9 +50,10 @@ def collapse(path: str | None) -> str:
 def _name(segment: str) -> str:
     if segment.isalpha() and len(segment) < 16:
         return segment
-    return PLACEHOLDER if _varies(segment) else segment
+    return PLACEHOLDER if segment.isdecimal() or _varies(segment) else segment
 
 
+@lru_cache(maxsize=4096)  # names come again, values seldom do
 def _varies(segment: str) -> bool:
     """Whether ``segment`` looks like a value rather than the name of something."""
     if len(segment) > MAX_SEGMENT or _NAME.fullmatch(segment) is None:

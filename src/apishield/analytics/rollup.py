@@ -272,7 +272,9 @@ class Aggregator:
             measures.add_status(result.status)
         if result.bytes:
             measures.bytes += result.bytes
-        latency_us = min(max(result.latency_us, 0), MAX_VALUE_US)
+        latency_us = result.latency_us
+        if not 0 <= latency_us <= MAX_VALUE_US:
+            latency_us = 0 if latency_us < 0 else MAX_VALUE_US
         measures.latency_us += latency_us
         if measures.latency is None:
             measures.latency = Histogram()
