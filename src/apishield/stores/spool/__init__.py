@@ -7,6 +7,7 @@ Does not own: what an event holds (``core.events``), where events go (``services
 """
 
 from apishield.stores.spool.reader import SpoolReader
+from apishield.stores.spool.spools import Spools
 from apishield.stores.spool.writer import SpoolWriter
 
-__all__ = ["SpoolReader", "SpoolWriter"]
+__all__ = ["SpoolReader", "SpoolWriter", "Spools"]

@@ -7,9 +7,11 @@ tenant and code only; the number of decisions and of units is exact in any case.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
+from apishield.analytics.endpoint_names import collapse
 from apishield.core.events import HELD, PEEK, CountEvent, DecisionEvent, Event, ResultEvent, SettlementEvent, Units
 
 MINUTE_US = 60_000_000
@@ -112,11 +114,14 @@ class Counts:
 
 
 def _kind_of(event: DecisionEvent) -> Kind:
-    path = None if event.endpoint is not None else event.path
+    path = None if event.endpoint is not None or event.path is None else _collapsed(event.path)
     return (
         event.at_us - event.at_us % MINUTE_US, event.tenant_id, event.code, event.flags & ~HELD, event.key_id,
         event.customer_id, event.method, path, event.endpoint, event.country,
     )  # fmt: skip
+
+
+_collapsed = lru_cache(maxsize=4096)(collapse)  # a flood has few paths, or so many that a look at each is right
 
 
 def _kind_of_count(event: CountEvent) -> Kind:

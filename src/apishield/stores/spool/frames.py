@@ -22,8 +22,10 @@ class FrameTooLargeError(ValueError):
     """These events are more than one frame may hold."""
 
 
-def write_frame(events: list[Event], buffer: bytearray, start: int) -> int:
+def write_frame(events: list[Event], buffer: bytearray, start: int, end: int | None = None) -> int:
     """Makes ``buffer`` hold one frame of ``events`` that begins at position ``start``; returns where it ends.
+
+    That is behind its bytes, or at ``end`` where the frame stands for others that were longer.
 
     Raises ``FrameTooLargeError``, and what the encoder raises for values that can't be written.
     """
@@ -31,17 +33,12 @@ def write_frame(events: list[Event], buffer: bytearray, start: int) -> int:
     length = len(buffer) - HEADER_BYTES
     if length > MAX_FRAME_BYTES:
         raise FrameTooLargeError(f"{length} bytes")
-    end = start + len(buffer)
-    seal(buffer, end)
-    return end
-
-
-def seal(buffer: bytearray, end: int) -> None:
-    """Writes the header of the frame whose payload lies in ``buffer`` behind the room for one."""
-    _HEADER.pack_into(buffer, 0, MARK, 0, len(buffer) - HEADER_BYTES, end)
+    end = start + len(buffer) if end is None else end
+    _HEADER.pack_into(buffer, 0, MARK, 0, length, end)
     with memoryview(buffer) as view:
         checksum = crc32(view[_CHECKED_FROM:])
     buffer[4:8] = checksum.to_bytes(4, "little")
+    return end
 
 
 def frame_at(data: bytes, offset: int) -> Frame | None:

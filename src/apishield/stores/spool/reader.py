@@ -38,13 +38,13 @@ from apishield.stores.spool.quarantine import put_aside
 log = structlog.get_logger("apishield.spool")
 
 # No read takes more, whoever reads: ``folding`` relies on it.
-READ_BYTES = MAX_FRAME_BYTES
+READ_BYTES = MAX_FRAME_BYTES + HEADER_BYTES
 READ_EVENTS = 20_000
-_CHUNK_BYTES = MAX_FRAME_BYTES + HEADER_BYTES
+_CHUNK_BYTES = READ_BYTES
 
 
 class ReaderStats(msgspec.Struct):
-    """Plain numbers of the readers of a node, which only grow, but for ``orphans``: spools whose process is gone."""
+    """Plain numbers of the readers of a node, which only grow. ``bytes`` are those of segments that were taken and deleted."""
 
     frames: int = 0
     events: int = 0
@@ -59,7 +59,8 @@ class ReaderStats(msgspec.Struct):
 class SpoolReader:
     """One spool below ``root``. Raises ``FileNotFoundError`` where there is none.
 
-    ``orphaned`` is whether its process is gone and this reader holds the lock in its place; see ``adopt``.
+    ``orphaned`` is whether its process is gone and this reader holds the lock in its place; see ``adopt``. ``behind`` is
+    whether the last read ended because it had enough, and not because there was no more.
     """
 
     def __init__(self, root: Path, spool: int, stats: ReaderStats | None = None) -> None:
@@ -68,6 +69,7 @@ class SpoolReader:
         self._root = root
         self._directory = open_directory(root / spool_name(spool))
         self._lock: int | None = None
+        self.behind = False
         self._cursor = (-1, 0, 0)  # position, segment and offset in it at which the last read ended
         self._faults: set[tuple[int, int]] = set()
 
@@ -97,6 +99,7 @@ class SpoolReader:
             following = starts[number + 1] if number + 1 < len(starts) else None
             if not self._read_segment(starts[number], following, reading):
                 break
+        self.behind = reading.has_enough
         self.stats.frames += len(frames)
         self.stats.events += reading.events
         return SpoolPart(self.spool, frames), reading.position
@@ -207,6 +210,7 @@ class _Reading:
     def __init__(self, position: int, max_bytes: int, max_events: int, frames: list[Frame]) -> None:
         self.position = position
         self.events = 0
+        self.has_enough = False
         self._most = position + max_bytes
         self._max_events = max_events
         self._frames = frames
@@ -215,6 +219,7 @@ class _Reading:
         """Adds ``frame`` where there is room for it, or where it is the first."""
         events = self.events + events_in(frame.payload)
         if self._frames and (frame.end > self._most or events > self._max_events):
+            self.has_enough = True
             return False
         self._frames.append(frame)
         self.position, self.events = frame.end, events
