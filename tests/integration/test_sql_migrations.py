@@ -37,7 +37,7 @@ async def test_nodes_that_start_at_once_migrate_once(database_url: str, clock: M
     nodes = [Database(database_url, clock) for _ in range(4)]
     await asyncio.gather(*(node.migrate() for node in nodes))
     for node in nodes:
-        assert "schema 0003" in await node.check()
+        assert "schema 0004" in await node.check()
         await node.close()
 
 
@@ -46,6 +46,6 @@ async def test_a_schema_that_was_never_migrated_is_named_by_the_check(database_u
     if database.is_sqlite:
         assert database.url.database is not None
         open(database.url.database, "w").close()  # noqa: PTH123
-    with pytest.raises(ConfigurationError, match="schema is at nothing, this version needs 0003"):
+    with pytest.raises(ConfigurationError, match="schema is at nothing, this version needs 0004"):
         await database.check()
     await database.close()

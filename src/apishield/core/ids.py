@@ -13,7 +13,7 @@ from base64 import b32hexencode
 from collections.abc import Callable
 
 PREFIXES = frozenset(
-    "ten key tok cus pol blk alw inc dec whk pln sub inv aud req lim end nod".split()  # noqa: SIM905  reads as the contract's list
+    "ten key tok cus pol blk alw inc dec whk pln sub inv aud req lim end nod rpl".split()  # noqa: SIM905  reads as the contract's list
 )
 
 _DIGITS = frozenset("0123456789abcdefghijklmnopqrstuv")

@@ -54,31 +54,37 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """The period, [from, to), and when the policy as it is replayed came into force (``None``: it never was)."""
+    """The period, [from, to), and when the policy as it is replayed came into force (``None``: it never was).
+
+    Within [``tally_from_us``, ``tally_to_us``) decisions are counted by code, to be held against the ledger's sums.
+    """
 
     from_us: int
     to_us: int
     in_force_since_us: int | None = None
+    tally_from_us: int = 0
+    tally_to_us: int = 0
 
 
 class Replay:
     """Asks one policy about recorded decisions, which are given in the order in which they were made.
 
-    ``codes`` counts the decisions of the period by code, so that they can be held against the ledger.
+    ``now_us`` is the simulated clock: the latest decision that was taken. ``tally`` counts decisions by code (``Span``).
     """
 
     def __init__(self, policy: Policy, span: Span, surroundings: Surroundings) -> None:
         enforced = _enforced(policy)
         compiled = CompiledPolicy(enforced)
         self.now_us = 0
-        self.codes: Tally[str] = Tally()
+        self.tally: Tally[str] = Tally()
+        self._decisions = 0
         self._policy = enforced
         self._span = span
         self._surroundings = surroundings
         self._plan = PolicyPlan(surroundings.plan, [compiled])
         self._by_address = "ip" in policy.per
         self._by_endpoint = "endpoint" in policy.per
-        self._limit_unit = policy.limit.unit
+        self._unit = policy.limit.unit
         self._callers: dict[tuple[str | None, int], Selection] = {}
         self._counters = ReplayCounters()
         self._totals = ReplayTotals()
@@ -92,7 +98,9 @@ class Replay:
             self.now_us = max(self.now_us, event.at_us)
             counts = event.at_us >= self._span.from_us
             if counts:
-                self.codes[event.code] += 1
+                self._decisions += 1
+                if self._span.tally_from_us <= event.at_us < self._span.tally_to_us:
+                    self.tally[event.code] += 1
             if event.code != "ok" and not self._refused_it(event):
                 if counts:
                     self._totals.refused_already += 1
@@ -103,7 +111,7 @@ class Replay:
 
     def report(self) -> ReplayReport:
         """What the policy would have done to what was taken so far."""
-        return self._totals.report(sum(self.codes.values()), self._limit_unit)
+        return self._totals.report(self._decisions, self._unit)
 
     def _refused_it(self, event: DecisionEvent) -> bool:
         """Whether it was this policy that refused."""

@@ -1,15 +1,16 @@
-"""What a replay counts, and the report that it comes to."""
+"""What a replay counts, the report that it comes to, and the job that makes it."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from apishield.core.counter_keys import subject_of, subject_text
 from apishield.core.model import SECOND_US, Counter
+from apishield.core.records import Policy
 
 HOUR_US: Final = 3600 * SECOND_US
 MOST_SUBJECTS: Final = 100
@@ -57,6 +58,40 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     hours: list[ReplayHour]
     first_refused_us: int | None
     last_refused_us: int | None
+
+
+class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A replay that a tenant asked for.
+
+    ``policy`` is replayed as it stands here; its id is empty where it is no policy of the tenant's. Decisions from
+    ``covered_from_us`` to ``covered_to_us`` were looked at: less than the tenant asked for, where less is kept or the end was
+    not reached. ``position_us`` is how far it came. ``only_counted`` says by code of how many decisions the ledger has the
+    number and nothing else. ``error`` is why it failed.
+    """
+
+    id: str
+    tenant_id: str
+    status: Literal["running", "done", "failed", "cancelled"]
+    policy: Policy
+    from_us: int
+    to_us: int
+    covered_from_us: int
+    covered_to_us: int
+    warm_from_us: int
+    position_us: int
+    only_counted: dict[str, int] = {}
+    report: ReplayReport | None = None
+    error: str | None = None
+    created_at_us: int
+    updated_at_us: int
+
+    @property
+    def progress(self) -> float:
+        """How much of the period was looked at, 0 to 1."""
+        if self.status == "done":
+            return 1.0
+        whole_us = self.covered_to_us - self.warm_from_us
+        return round(min(1.0, max(0, self.position_us - self.warm_from_us) / whole_us), 3) if whole_us > 0 else 0.0
 
 
 class ReplayTotals:

@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 
 from apishield.core.model import Limit, Mode
-from apishield.core.records import Environment, KeyKind, Match, Override, Role
+from apishield.core.records import Environment, KeyKind, Match, Override, Policy, Role
+from apishield.core.replay_report import ReplayReport
 from apishield.stores.sql.ledger import tables as ledger
 from apishield.stores.sql.schema import metadata
 from apishield.stores.sql.types import Choice, Document, Microseconds
@@ -291,6 +292,29 @@ shadow_subjects = Table(
     Column("would_refuse", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "policy_id", "day", "subject"),
     Index(None, "day"),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _tenant(),
+    Column("status", Text, nullable=False),
+    Column("policy", Document(Policy), nullable=False),  # as it was replayed
+    _time("from_us"),
+    _time("to_us"),
+    _time("covered_from_us"),
+    _time("covered_to_us"),
+    _time("warm_from_us"),
+    _time("position_us"),
+    Column("only_counted", Document(dict[str, int]), nullable=False),
+    Column("report", Document(ReplayReport)),
+    Column("error", Text),
+    _time("created_at_us"),
+    _time("updated_at_us"),
+    UniqueConstraint("tenant_id", "id"),
+    Index(None, "created_at_us"),
+    CheckConstraint("status IN ('running', 'done', 'failed', 'cancelled')", name="status"),
 )
 
 nodes = Table(

@@ -18,6 +18,7 @@ from apishield.stores.sql.repositories.idempotency import IdempotencyRepository
 from apishield.stores.sql.repositories.keys import KeysRepository
 from apishield.stores.sql.repositories.meta import MetaRepository
 from apishield.stores.sql.repositories.policies import PoliciesRepository
+from apishield.stores.sql.repositories.replays import ReplaysRepository
 from apishield.stores.sql.repositories.secret_hashes import SecretHashesRepository
 from apishield.stores.sql.repositories.shadow import ShadowRepository
 from apishield.stores.sql.repositories.tenants import TenantsRepository
@@ -117,6 +118,11 @@ class UnitOfWork:
     def shadow(self) -> ShadowRepository:
         """What policies in shadow would have refused."""
         return ShadowRepository(self.connection)
+
+    @cached_property
+    def replays(self) -> ReplaysRepository:
+        """Replays of policies."""
+        return ReplaysRepository(self.connection)
 
     @cached_property
     def meta(self) -> MetaRepository:
