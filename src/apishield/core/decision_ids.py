@@ -41,11 +41,11 @@ class DecisionIds:
     ``keys`` are shared by all nodes: the first writes, all verify. ``spool`` is this process's own.
     """
 
-    __slots__ = ("_head", "_head_ms", "_key", "_keys", "_sequence", "_spool")
+    __slots__ = ("_copy_mac", "_head", "_head_ms", "_keys", "_sequence", "_spool")
 
     def __init__(self, keys: Sequence[bytes], spool: int) -> None:
-        self._key = keys[0]
         self._keys = tuple(keys)
+        self._copy_mac = blake2b(key=keys[0], digest_size=_MAC_BYTES).copy  # with the key worked in: half the time
         self._spool = spool & 0xFFFF_FFFF
         self._sequence = 0
         self._head_ms = -1
@@ -78,9 +78,9 @@ class DecisionIds:
             + pairs[sequence & 0x3FF]
         )
         uuid = self._head + tail
-        mac = int.from_bytes(
-            blake2b((uuid + tenant_id).encode(), key=self._key, digest_size=_MAC_BYTES).digest(), "big"
-        )
+        hashed = self._copy_mac()
+        hashed.update((uuid + tenant_id).encode())
+        mac = int.from_bytes(hashed.digest(), "big")
         return (
             f"{uuid}{_ALPHABET[mac >> 60]}{pairs[mac >> 50 & 0x3FF]}{pairs[mac >> 40 & 0x3FF]}{pairs[mac >> 30 & 0x3FF]}"
             f"{pairs[mac >> 20 & 0x3FF]}{pairs[mac >> 10 & 0x3FF]}{pairs[mac & 0x3FF]}"
@@ -112,7 +112,8 @@ class DecisionIds:
 
 def _digits(number: int, count: int) -> str:
     """``number`` in ``count`` base32hex digits."""
-    return "".join(_ALPHABET[number >> shift & 0x1F] for shift in range(count * 5 - 5, -1, -5))
+    head = _ALPHABET[number >> count * 5 - 5 & 0x1F] if count % 2 else ""
+    return head + "".join([_PAIRS[number >> shift & 0x3FF] for shift in range(count // 2 * 10 - 10, -1, -10)])
 
 
 def _number(digits: str) -> int | None:
