@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis as redis_py
 
-from apishield.core.counter_keys import counter_key
+from apishield.core.counter_keys import counter_key, once_key
 from apishield.core.model import (
     Algorithm,
     Concurrency,
     Counter,
     FixedWindow,
     Limit,
+    Once,
     Quota,
     SlidingWindow,
     TokenBucket,
@@ -92,6 +93,17 @@ async def test_every_key_expires_and_none_outlives_its_use(
         await store.release([counter(rule)], [1], "dec_1")
     assert list(client.scan_iter()) == [counter(rule).key.encode()]
     assert client.pttl(counter(rule).key) > 0
+
+
+async def test_what_is_kept_of_a_check_that_is_decided_once_lives_a_minute_and_is_small(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    once = Once(once_key("ten_1", "a check"), "0" * 32)
+    for cost in (1, 6):  # admitted, and the repeat, which must not begin the minute anew
+        verdict = store.decide_once(once, [counter(rule) for rule in ALL], [cost] * len(ALL), "dec_" + "1" * 39)
+        assert (verdict if isinstance(verdict, Verdict) else await verdict).admitted
+    assert 0 < client.pttl(once.key) <= 60_000
+    assert client.strlen(once.key) <= 200 + 250 * len(ALL)
 
 
 async def test_looking_and_being_refused_leave_no_keys(store: RedisStore, client: redis_py.Redis) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class Tenant:
         self.token = created.token_secret
         self.service_key = created.key_secret
         self.owner = Actor(id=created.token.id, role=Role.OWNER, tenant_id=self.id)
+
+    def on(self, node: Node) -> Tenant:
+        """The same tenant, asking another node."""
+        elsewhere = copy(self)
+        elsewhere.node = node
+        return elsewhere
 
     async def post(self, path: str, body: Any, credential: str | None = None, **headers: str) -> httpx2.Response:
         """Sends ``body`` (bytes as they are, anything else as JSON) to the data plane."""

@@ -16,8 +16,10 @@ from apishield.core.model import (
     FixedWindow,
     Limit,
     Mode,
+    Once,
     OnStoreFailure,
     Quota,
+    Repeat,
     SlidingWindow,
     TokenBucket,
     Verdict,
@@ -46,6 +48,19 @@ class Primary:
         self.asked += 1
         await self._answer()
         verdict = self.inner.decide(counters, costs, check_id, hold)
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    async def decide_once(
+        self,
+        once: Once,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        hold: Hold | None = None,
+    ) -> Verdict:
+        self.asked += 1
+        await self._answer()
+        verdict = self.inner.decide_once(once, counters, costs, check_id, hold)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
     async def held(self, record_key: str) -> Held | None:
@@ -336,6 +351,37 @@ async def test_numbers_may_change_while_the_store_is_gone(primary: Primary, cloc
     assert await admitted(store, subject) == 1
     grown = replace(subject, limit=replace(subject.limit, algorithm=SlidingWindow(40, MINUTE_US)))
     assert await admitted(store, grown) == 15
+    await store.close()
+
+
+async def test_a_check_of_one_name_is_decided_once_by_a_node_without_its_store(
+    primary: Primary, clock: ManualClock
+) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock, Ledger(0))
+    quota, once = counter(Quota(10)), Once("as:{ten_1}|once|a", "q")
+
+    async def ask_once(named: Once) -> Verdict:
+        verdict = store.decide_once(named, [quota], [1], "dec_1")
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    verdicts = await asyncio.gather(*(ask_once(once) for _ in range(5)))
+    assert [isinstance(verdict, Repeat) for verdict in verdicts].count(False) == 1
+    assert all(verdict.admitted and verdict.degraded for verdict in verdicts)
+    assert (await ask(store, quota, cost=0)).outcomes[0].remaining == 9
+    primary.is_gone = False
+    await turns()
+    assert isinstance(await ask_once(once), Repeat)  # this node's word stands when the store is back
+    assert not isinstance(await ask_once(Once("as:{ten_1}|once|b", "q")), Repeat)
+    await store.close()
+
+
+async def test_a_check_of_one_name_without_limits_finds_a_lost_store_too(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    for number in range(10):
+        verdict = store.decide_once(Once(f"as:{{ten_1}}|once|{number}", "q"), [], [], "dec_1")
+        assert (verdict if isinstance(verdict, Verdict) else await verdict).admitted
     await store.close()
 
 

@@ -61,6 +61,11 @@ def record_key(tenant_id: str, check_id: str) -> str:
     return f"as:{{{_escape(tenant_id)}}}|held|{_escape(check_id)}"
 
 
+def once_key(tenant_id: str, check_id: str) -> str:
+    """Names the verdict of a check that is decided once; likewise."""
+    return f"as:{{{_escape(tenant_id)}}}|once|{_escape(check_id)}"
+
+
 def hash_tag(key: str) -> str:
     """The part of a counter's key that decides on its slot; keys of one tag are decided together."""
     return key[: key.index("}")]

@@ -11,6 +11,7 @@ from apishield.core.records import Environment, Metadata
 
 Cost = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
 SettleWithin = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
+CheckId = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
@@ -19,7 +20,7 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     ``cost`` is a number of requests, or units by name (``{"requests": 1, "tokens": 900}``); 0 only looks. Where it is
     absent the check costs what its endpoint says, else 1. With ``reserve`` it is an estimate, which a report settles within
-    ``settle_within_seconds``.
+    ``settle_within_seconds``. A ``check_id`` that was used within a minute gets the decision of then, and charges nothing.
     """
 
     api_key: str | None = None
@@ -34,6 +35,7 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     require_key: bool | None = None
     reserve: bool = False
     settle_within_seconds: SettleWithin = 3600
+    check_id: CheckId | None = None
 
 
 class KeyView(msgspec.Struct, frozen=True):

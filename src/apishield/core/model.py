@@ -150,3 +150,28 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     outcomes: list[Outcome]
     degraded: bool = False
     denied: bool = False
+
+
+REPEAT_SECONDS = 60
+
+
+class Once(msgspec.Struct, frozen=True, gc=False):
+    """Names a check that is decided once: who asks again under the same ``key`` within a minute gets the first verdict.
+
+    ``question`` is a digest of what is asked, by which another question under the same name is told from a repeat.
+    """
+
+    key: str
+    question: str
+
+
+class Repeat(Verdict, frozen=True, gc=False, kw_only=True):
+    """The verdict that an earlier check of the same name got. Nothing was charged for this one.
+
+    ``decision_id``, ``question`` and ``counters``, to which the outcomes are parallel, are the earlier check's; these
+    counters say which limits they apply, and their keys may be empty.
+    """
+
+    decision_id: str
+    question: str
+    counters: tuple[Counter, ...]

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from apishield.core.events import Event
-from apishield.core.model import Counter, Verdict
+from apishield.core.model import Counter, Once, Verdict
 from apishield.core.records import Block, Customer, Endpoint, Key, Policy, SecretHash, Tenant, Token
 
 ChangeKind = Literal["tenant", "token", "key", "customer", "policy", "endpoint", "block"]
@@ -72,6 +72,21 @@ class CounterStore(Protocol):
         Answers at once where it can (memory), so that the caller need not await.
 
         Raises ``StoreUnavailable`` where the state can't be reached; a fail-over store never does.
+        """
+        ...
+
+    def decide_once(
+        self,
+        once: Once,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        hold: Hold | None = None,
+    ) -> Verdict | Awaitable[Verdict]:
+        """``decide``, for a check that may be asked again: where one of the same name was decided within a minute, whoever
+        asked and on whatever node, nothing is charged and its verdict is the answer, a ``Repeat``.
+
+        The verdict, admitted or not, is kept in the same step as the charge. There may be no counters: only the name counts.
         """
         ...
 

@@ -17,7 +17,7 @@ class Asked:
     """One check on its way. ``method``, ``path`` and ``address`` are those of the request once they were found good."""
 
     __slots__ = (
-        "address", "check_id", "counters", "degraded", "endpoint", "entry", "meters", "method", "path", "peek", "request",
+        "address", "check_id", "counters", "degraded", "endpoint", "entry", "held", "meters", "method", "path", "peek", "request",
         "sequence", "takes_slots", "view",
     )  # fmt: skip
 
@@ -33,6 +33,7 @@ class Asked:
         self.address: Address | None = None
         self.degraded = False
         self.peek = request.cost == 0
-        self.check_id = ""
+        self.check_id = ""  # of the decision, where it had to be known before the store was asked
+        self.held = False  # whether that names a record to settle by
         self.sequence = 0
         self.takes_slots = False

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
 from time import perf_counter
 from typing import Final, Protocol
 
+import msgspec
+
 from apishield.core.abuse_detector.addresses import Address, parse_address, within
 from apishield.core.abuse_detector.blocklist import Blocklist
-from apishield.core.counter_keys import record_key
+from apishield.core.counter_keys import once_key, record_key
 from apishield.core.decision import CheckRequest, Decision, Denial
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.endpoints import METHODS, CatalogueEntry
 from apishield.core.key_manager import lifecycle
 from apishield.core.key_manager.format import inspect
 from apishield.core.key_manager.scopes import default_scope, satisfies
-from apishield.core.model import MAX_UNITS, SECOND_US, Concurrency, Counter, Outcome, Verdict
+from apishield.core.model import MAX_UNITS, SECOND_US, Concurrency, Counter, Once, Outcome, Repeat, Verdict
 from apishield.core.paths import BadPathError, normalise
-from apishield.core.policies import Facts
+from apishield.core.policies import Facts, Meter
 from apishield.core.ports import Clock, CounterStore, Hold
 from apishield.core.records import Environment, KeyKind
 from apishield.core.rendering import Rendered, render
@@ -69,6 +72,10 @@ _BLOCKED: Final = Denial("blocked", "Requests from this address are blocked.")
 _BLOCKED_COUNTRY: Final = Denial("blocked", "Requests from this country are blocked.")
 _BLOCKED_NETWORK: Final = Denial("blocked", "Requests from this network are blocked.")
 _BLOCKED_KEY: Final = Denial("blocked", "This API key is blocked.")
+_OTHER_QUESTION: Final = Denial(
+    "bad_request",
+    "This check_id was used for another question within the last minute. Give each check one of its own.",
+)
 _CHALLENGE: Final = 'Bearer realm="api"'
 
 
@@ -165,6 +172,8 @@ class Engine:
         denial = self._steps_before_limits(asked, request, now_us, key_denial)
         if denial is not None:
             return self._refuse(asked, denial, now_us)
+        if request.check_id is not None:
+            return self._decide_once(asked, request.check_id, now_us)
         if not asked.counters:
             return self._answer(asked, _NOTHING, now_us)
         costs = _costs(request.cost, asked)
@@ -172,6 +181,7 @@ class Engine:
         if asked.takes_slots or request.reserve:
             asked.check_id = self._ids.make(view.tenant.id, now_us, held=True)  # names the slots and the record
             asked.sequence = self._ids.sequence
+            asked.held = True
             hold = _hold(asked, request)
         try:
             verdict = self._store.decide(asked.counters, costs, asked.check_id, hold)
@@ -180,6 +190,22 @@ class Engine:
         if isinstance(verdict, Verdict):
             return self._answer(asked, verdict, verdict.now_us)
         return self._answer_later(asked, verdict, now_us)
+
+    def _decide_once(self, asked: Asked, check_id: str, now_us: int) -> Decision | Awaitable[Decision]:
+        """Decides a check that may be asked again; in one step the store finds the first decision, or makes this the first."""
+        request, tenant_id = asked.request, asked.view.tenant.id
+        asked.held = bool(asked.counters) and (asked.takes_slots or request.reserve)
+        asked.check_id = self._ids.make(tenant_id, now_us, held=asked.held)
+        asked.sequence = self._ids.sequence
+        hold = _hold(asked, request) if asked.held else None
+        once = Once(once_key(tenant_id, check_id), _digest(request))
+        try:
+            verdict = self._store.decide_once(once, asked.counters, _costs(request.cost, asked), asked.check_id, hold)
+        except StoreUnavailable:
+            return self._refuse(asked, _STORE_GONE, now_us)
+        if isinstance(verdict, Verdict):
+            return self._answer_once(asked, verdict, once)
+        return self._answer_later(asked, verdict, now_us, once)
 
     def _steps_before_limits(
         self, asked: Asked, request: CheckRequest, now_us: int, key_denial: Denial | None
@@ -321,14 +347,33 @@ class Engine:
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 
-    async def _answer_later(self, asked: Asked, pending: Awaitable[Verdict], now_us: int) -> Decision:
+    async def _answer_later(
+        self, asked: Asked, pending: Awaitable[Verdict], now_us: int, once: Once | None = None
+    ) -> Decision:
         asked_at = perf_counter()
         try:
             verdict = await pending
         except StoreUnavailable:
             return self._refuse(asked, _STORE_GONE, now_us)
         self._observe_store(perf_counter() - asked_at)
+        if once is not None:
+            return self._answer_once(asked, verdict, once)
         return self._answer(asked, verdict, verdict.now_us)
+
+    def _answer_once(self, asked: Asked, verdict: Verdict, once: Once) -> Decision:
+        """The decision of a check with a ``check_id``: where it is a repeat, the earlier one, which was noted then."""
+        if not isinstance(verdict, Repeat):
+            return self._answer(asked, verdict, verdict.now_us)
+        if verdict.question != once.question:
+            asked.check_id, asked.held = "", False
+            return self._refuse(asked, _OTHER_QUESTION, verdict.now_us)
+        asked.check_id = verdict.decision_id
+        if verdict.denied:
+            rendered = Rendered(_STORE_GONE.code, _STORE_GONE.message, [], [], None, {})
+        else:
+            meters = [Meter(counter.limit, policy_id=counter.policy_id) for counter in verdict.counters]
+            rendered = render(meters, verdict, draft=self._draft_headers, legacy=self._legacy_headers)
+        return self._conclude(asked, rendered, verdict.now_us, verdict.degraded, noted=False)
 
     def _refuse(self, asked: Asked, denial: Denial, now_us: int) -> Decision:
         return self._conclude(asked, Rendered(denial.code, denial.message, [], [], None, {}), now_us, asked.degraded)
@@ -342,8 +387,10 @@ class Engine:
             self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)
         return self._conclude(asked, rendered, now_us, asked.degraded or verdict.degraded)
 
-    def _conclude(self, asked: Asked, rendered: Rendered, now_us: int, degraded: bool) -> Decision:
-        """The decision, with its id and the headers that are its own; noted."""
+    def _conclude(
+        self, asked: Asked, rendered: Rendered, now_us: int, degraded: bool, *, noted: bool = True
+    ) -> Decision:
+        """The decision, with its id and the headers that are its own; ``noted`` unless it was before."""
         view, entry, code, headers = asked.view, asked.entry, rendered.code, rendered.headers
         allowed = code == "ok"
         status = 200 if allowed else PROBLEMS[code].status
@@ -370,7 +417,8 @@ class Engine:
             headers,
             degraded,
         )
-        self._recorder.record(asked, decision, now_us)
+        if noted:
+            self._recorder.record(asked, decision, now_us)
         return decision
 
 
@@ -402,6 +450,15 @@ def _hold(asked: Asked, request: CheckRequest) -> Hold:
             seconds = max(seconds, -(-meter.limit.algorithm.timeout_us // SECOND_US))
     key = record_key(asked.view.tenant.id, asked.check_id)
     return Hold(key, seconds, tuple(meter.cost for meter in asked.meters), request.reserve)
+
+
+_encode_question = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _digest(request: CheckRequest) -> str:
+    """Tells one question from another, whatever their ``check_id``; nothing of it can be read from this."""
+    question = _encode_question(msgspec.structs.replace(request, check_id=None))
+    return blake2b(question, digest_size=16).hexdigest()
 
 
 def _costs(cost: int | Mapping[str, int] | None, asked: Asked) -> Sequence[int]:

@@ -62,7 +62,7 @@ class DecisionRecorder:
         if decision.degraded:
             self.degraded_decisions += 1
             flags |= DEGRADED
-        if asked.check_id:
+        if asked.held:
             flags |= HELD
         template = None
         if endpoint is not None:

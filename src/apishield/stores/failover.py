@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from apishield.core.counter_keys import hash_tag
-from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Verdict
+from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Once, Verdict
 from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores.local_share import LocalShare
@@ -91,6 +91,30 @@ class FailoverStore:
             return self._decide_locally(counters, costs, check_id)
         return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id)
 
+    def decide_once(
+        self,
+        once: Once,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        hold: Hold | None = None,
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check, or finds the verdict that it got (port ``CounterStore``).
+
+        What is decided without the store is remembered by this node alone.
+        """
+        earlier = self._local.decided(once)
+        if earlier is not None:
+            return earlier
+        if self._is_open:
+            return self._decide_locally(counters, costs, check_id, once)
+        try:
+            verdict = self._primary.decide_once(once, counters, costs, check_id, hold)
+        except StoreUnavailable as error:
+            self._note_failure(counters, error, once)
+            return self._decide_locally(counters, costs, check_id, once)
+        return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id, once)
+
     async def held(self, record_key: str) -> Held | None:
         """The record of a check (port ``CounterStore``). Raises ``StoreUnavailable`` at once while the store is gone."""
         return await self._with_store(lambda: self._primary.held(record_key))
@@ -137,13 +161,18 @@ class FailoverStore:
         await self._primary.close()
 
     async def _wait(
-        self, pending: Awaitable[Verdict], counters: Sequence[Counter], costs: Sequence[int], check_id: str
+        self,
+        pending: Awaitable[Verdict],
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        once: Once | None = None,
     ) -> Verdict:
         try:
             verdict = await pending
         except StoreUnavailable as error:
-            self._note_failure(counters, error)
-            local = self._decide_locally(counters, costs, check_id)
+            self._note_failure(counters, error, once)
+            local = self._decide_locally(counters, costs, check_id, once)
             return local if isinstance(local, Verdict) else await local
         if self._failures and not self._is_open:
             self._failures = 0
@@ -151,14 +180,16 @@ class FailoverStore:
         return verdict
 
     def _decide_locally(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, once: Once | None = None
     ) -> Verdict | Awaitable[Verdict]:
         self.stats.local_decisions += 1
+        if once is not None:
+            return self._local.decide_once(once, counters, costs, check_id)
         return self._local.decide(counters, costs, check_id)
 
     # --- the breaker --------------------------------------------------------------------------------------------------
 
-    def _note_failure(self, counters: Sequence[Counter], error: StoreUnavailable) -> None:
+    def _note_failure(self, counters: Sequence[Counter], error: StoreUnavailable, once: Once | None = None) -> None:
         if isinstance(error, StoreFull):
             return  # it works
         self.stats.failures += 1
@@ -174,7 +205,7 @@ class FailoverStore:
                 error=str(error),
                 consequence="each limit goes on as its on_store_failure says: by default this node enforces its share",
             )
-            self._failed_tag = hash_tag(counters[0].key)
+            self._failed_tag = hash_tag(counters[0].key if once is None else once.key)
             self._begin_healing()
 
     def _begin_healing(self) -> None:

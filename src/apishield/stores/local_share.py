@@ -18,15 +18,18 @@ from apishield.core.model import (
     Counter,
     Limit,
     Mode,
+    Once,
     OnStoreFailure,
     Outcome,
     Quota,
+    Repeat,
     TokenBucket,
     Verdict,
 )
 from apishield.core.ports import Clock, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores.decided import DecidedChecks
 from apishield.stores.memory import MemoryStore, load_used
 
 LEDGER_TIMEOUT_SECONDS = 0.05
@@ -45,6 +48,7 @@ class LocalShare:
         self._ledger = ledger
         self._live_nodes = live_nodes
         self._store = MemoryStore(clock, self)
+        self._decided = DecidedChecks(clock)
         self._owed: dict[str, tuple[Counter, int, int]] = {}
         self._used: dict[str, int] = {}
         self._quotas: dict[str, Counter] = {}
@@ -71,6 +75,16 @@ class LocalShare:
         if isinstance(verdict, Verdict):
             return self._answer(counters, costs, verdict, denied=denied)
         return self._answer_later(counters, costs, verdict, denied=denied)
+
+    def decide_once(
+        self, once: Once, counters: Sequence[Counter], costs: Sequence[int], check_id: str
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check, or finds the verdict that this node gave."""
+        return self._decided.decide(once, check_id, counters, lambda: self.decide(counters, costs, check_id))
+
+    def decided(self, once: Once) -> Repeat | Awaitable[Repeat] | None:
+        """The verdict that this node gave by itself, if it did."""
+        return self._decided.find(once)
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the share."""

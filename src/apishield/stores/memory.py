@@ -11,11 +11,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Awaitable, Mapping, Sequence
 
-from apishield.core.model import Counter, Quota, Verdict
+from apishield.core.model import Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
 from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
 from apishield.errors import StoreFull, StoreUnavailable
+from apishield.stores.decided import DecidedChecks
 from apishield.stores.records import Records
 from apishield.stores.room import Room
 
@@ -41,6 +42,7 @@ class MemoryStore:
         self._room = Room(max_counters, shared=shared)
         self._states: dict[str, State] = {}
         self._records = Records()
+        self._decided = DecidedChecks(clock)
         self._expiring: dict[int, list[str]] = {}  # keys by when to look whether they are idle, see _file
         self._expiries: list[int] = []  # a heap of the keys of _expiring
         self._look_at_us = NEVER_US
@@ -68,6 +70,17 @@ class MemoryStore:
         if self._ledger is not None:
             self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
+
+    def decide_once(
+        self,
+        once: Once,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        hold: Hold | None = None,
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check, or finds the verdict that it got (port ``CounterStore``)."""
+        return self._decided.decide(once, check_id, counters, lambda: self.decide(counters, costs, check_id, hold))
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits (port ``CounterStore``)."""
@@ -123,6 +136,7 @@ class MemoryStore:
         self._states.clear()
         self._room.clear()
         self._records.clear()
+        self._decided.clear()
         self._expiring.clear()
         self._expiries.clear()
         self._look_at_us = NEVER_US

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from typing import Protocol
 
 import msgspec
 
 from apishield.core.model import (
+    REPEAT_SECONDS,
     Concurrency,
     Counter,
     FixedWindow,
     Limit,
     Mode,
+    Once,
     Outcome,
     Quota,
+    Repeat,
     SlidingWindow,
     TokenBucket,
     Verdict,
@@ -28,12 +32,14 @@ Seed = tuple[int, int, int]
 """A quota's period, as start and end, and the units used in it before."""
 
 _UNSEEDED = 2
+_REPEATED = 3
 _NO_SEED: Seed = (0, 0, 0)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int]).decode
 _decode_kept = msgspec.msgpack.Decoder(tuple[float, str]).decode
 _decode_held = msgspec.json.Decoder(Held).decode
-_encode_held = msgspec.json.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_decode_decided = msgspec.msgpack.Decoder(tuple[str, list[int]]).decode
 
 
 class Step(IntEnum):
@@ -50,17 +56,36 @@ class Step(IntEnum):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record that goes with an ask: ``text`` is kept for ``ttl_ms`` if it is admitted; without text it is taken away."""
+    """What is kept for ``ttl_ms``; without text it is taken away."""
 
     key: str
     ttl_ms: int = 0
     text: str = ""
 
 
+class Notes(msgspec.Struct, frozen=True):
+    """What goes with an ask beside its counters: a record of it if it is admitted, and its verdict if it is decided once."""
+
+    record: Record | None = None
+    once: Record | None = None
+
+
+class _Decided(msgspec.Struct, frozen=True, array_like=True):
+    """What was asked when a check was decided that is decided once; the script adds the verdict."""
+
+    decision_id: str
+    question: str
+    counters: tuple[Counter, ...]
+    costs: tuple[int, ...]
+
+
+_decode_asked = msgspec.json.Decoder(_Decided).decode
+
+
 class Ask:
     """One check on its way: what is asked, and who waits for the verdict."""
 
-    __slots__ = ("charged_us", "check_id", "costs", "counters", "record", "seeds", "step", "verdict")
+    __slots__ = ("charged_us", "check_id", "costs", "counters", "key", "notes", "seeds", "step", "verdict")
 
     def __init__(
         self,
@@ -70,14 +95,24 @@ class Ask:
         verdict: asyncio.Future[Verdict],
         step: Step = Step.DECIDE,
     ) -> None:
+        self.key = counters[0].key if counters else ""  # says which slot it goes to
         self.counters = counters
         self.costs = costs
         self.check_id = check_id
         self.verdict = verdict
         self.step = step
         self.seeds: dict[str, Seed] = {}
-        self.record: Record | None = None
+        self.notes: Notes | None = None
         self.charged_us = 0
+
+
+class _Asked(Protocol):
+    """What must be known of a check to read its verdict."""
+
+    @property
+    def counters(self) -> Sequence[Counter]: ...
+    @property
+    def costs(self) -> Sequence[int]: ...
 
 
 class Unseeded(msgspec.Struct, frozen=True):
@@ -91,12 +126,11 @@ def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
     indexes: dict[str, int] = {}
     flat: list[int | str] = [now_us, len(asks)]
     for ask in asks:
-        record = ask.record
-        if record is None:
+        notes = ask.notes
+        if notes is None:
             flat.append(len(ask.counters))
         else:
-            place = indexes.setdefault(record.key, len(indexes) + 1)
-            flat += (-len(ask.counters), place, record.ttl_ms, record.text)
+            flat += (-1 - len(ask.counters), *_placed(notes.record, indexes), *_placed(notes.once, indexes))
         for counter, cost in zip(ask.counters, ask.costs, strict=True):
             key = counter.key
             index = indexes.get(key)
@@ -104,6 +138,13 @@ def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
                 index = indexes[key] = len(indexes) + 1
             flat += (index, *_numbers(counter.limit, ask, cost, key))
     return command(b"EVALSHA", SHA1, len(indexes), *indexes, _encode(flat))
+
+
+def _placed(note: Record | None, indexes: dict[str, int]) -> tuple[int | str, ...]:
+    """The index of a note's key, how long it lives, and its text."""
+    if note is None:
+        return 0, 0, ""
+    return indexes.setdefault(note.key, len(indexes) + 1), note.ttl_ms, note.text
 
 
 def _numbers(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
@@ -161,7 +202,30 @@ class QuotaCharge(msgspec.Struct, frozen=True):
 def encode_record(counters: Sequence[Counter], costs: Sequence[int], hold: Hold) -> Record:
     """What is kept of a check under ``hold``; the script adds the time."""
     held = Held(tuple(counters), tuple(costs), hold.factors, hold.settles)
-    return Record(hold.record_key, hold.seconds * 1000, _encode_held(held).decode())
+    return Record(hold.record_key, hold.seconds * 1000, _encode_json(held).decode())
+
+
+def encode_once(counters: Sequence[Counter], costs: Sequence[int], decision_id: str, once: Once) -> Record:
+    """What is kept of a check that is decided ``once``; the script adds the verdict."""
+    limits = tuple(Counter("", counter.limit, counter.policy_id) for counter in counters)
+    asked = _Decided(decision_id, once.question, limits, tuple(costs))
+    return Record(once.key, REPEAT_SECONDS * 1000, _encode_json(asked).decode())
+
+
+def decode_repeat(kept: bytes) -> Repeat:
+    """The verdict that the script kept. Raises ``msgspec.MsgspecError`` for anything else."""
+    text, numbers = _decode_decided(kept)
+    asked = _decode_asked(text)
+    verdict = next(verdicts([asked], _encode(numbers), (), None))
+    assert isinstance(verdict, Verdict)
+    return Repeat(
+        verdict.admitted,
+        verdict.now_us,
+        verdict.outcomes,
+        decision_id=asked.decision_id,
+        question=asked.question,
+        counters=asked.counters,
+    )
 
 
 def decode_record(kept: bytes) -> Held:
@@ -170,13 +234,22 @@ def decode_record(kept: bytes) -> Held:
     return msgspec.structs.replace(_decode_held(text), charged_at_us=int(charged_at_us))
 
 
-def verdicts(asks: Sequence[Ask], answer: bytes, charges: list[QuotaCharge] | None) -> Iterator[Verdict | Unseeded]:
-    """The answers to ``asks``, in order; adds the quotas that were charged to ``charges``."""
+def verdicts(
+    asks: Sequence[_Asked], answer: bytes, kept: Sequence[bytes], charges: list[QuotaCharge] | None
+) -> Iterator[Verdict | Unseeded]:
+    """The answers to ``asks``, in order; adds the quotas that were charged to ``charges``.
+
+    ``kept`` is what the script found of those that had been decided before.
+    """
     numbers = _decode(answer)
-    position = 0
+    position = repeats = 0
     for ask in asks:
         admitted, now_us = numbers[position], numbers[position + 1]
         position += 2
+        if admitted == _REPEATED:
+            yield decode_repeat(kept[repeats])
+            repeats += 1
+            continue
         first = position
         position += 4 * len(ask.counters)
         if admitted == _UNSEEDED:

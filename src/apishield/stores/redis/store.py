@@ -18,18 +18,20 @@ from collections.abc import Awaitable, Iterator, Sequence
 import msgspec
 
 from apishield.core.counter_keys import hash_tag
-from apishield.core.model import Concurrency, Counter, Quota, Verdict
+from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import StoreUnavailable
 from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import (
     Ask,
+    Notes,
     QuotaCharge,
     Record,
     Step,
     Unseeded,
     decode_record,
+    encode_once,
     encode_record,
     evaluate,
     verdicts,
@@ -74,8 +76,21 @@ class RedisStore:
         """Decides one check, together with all others of this turn of the event loop (port ``CounterStore``)."""
         if not counters:
             return Verdict(True, self._test_clock() if self._test_clock else time.time_ns() // 1000, [])
+        notes = None if hold is None else Notes(encode_record(counters, costs, hold))
+        return self._submit(counters, costs, check_id, Step.DECIDE, notes)
+
+    def decide_once(
+        self,
+        once: Once,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        hold: Hold | None = None,
+    ) -> Verdict | Awaitable[Verdict]:
+        """Decides one check, or finds the verdict that it got (port ``CounterStore``): in the same call of the script."""
         record = None if hold is None else encode_record(counters, costs, hold)
-        return self._submit(counters, costs, check_id, Step.DECIDE, record)
+        notes = Notes(record, encode_once(counters, costs, check_id, once))
+        return self._submit(counters, costs, check_id, Step.DECIDE, notes)
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits (port ``CounterStore``)."""
@@ -96,7 +111,7 @@ class RedisStore:
             for counter, before, after in zip(held.counters, held.costs, costs, strict=True)
         ]
         verdict = await self._submit(
-            held.counters, missing, check_id, Step.SETTLE, Record(record_key), held.charged_at_us
+            held.counters, missing, check_id, Step.SETTLE, Notes(Record(record_key)), held.charged_at_us
         )
         return verdict.admitted
 
@@ -123,10 +138,10 @@ class RedisStore:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.servers.close()
 
-    def resolve(self, asks: Sequence[Ask], answer: bytes) -> None:
+    def resolve(self, asks: Sequence[Ask], answer: bytes, kept: Sequence[bytes] = ()) -> None:
         """Hands out the verdicts of ``answer``, and tells the ledger of the quotas that were charged."""
         charges: list[QuotaCharge] | None = None if self._ledger is None else []
-        for ask, verdict in zip(asks, verdicts(asks, answer, charges), strict=True):
+        for ask, verdict in zip(asks, verdicts(asks, answer, kept, charges), strict=True):
             if isinstance(verdict, Unseeded):
                 self._seed_later(ask, verdict.now_us)
             elif not ask.verdict.done():
@@ -141,12 +156,15 @@ class RedisStore:
         costs: Sequence[int],
         check_id: str,
         step: Step,
-        record: Record | None = None,
+        notes: Notes | None = None,
         charged_us: int = 0,
     ) -> asyncio.Future[Verdict]:
         loop = asyncio.get_running_loop()
         ask = Ask(counters, costs, check_id, loop.create_future(), step)
-        ask.record, ask.charged_us = record, charged_us
+        if notes is not None:
+            ask.notes, ask.charged_us = notes, charged_us
+            if notes.once is not None:
+                ask.key = notes.once.key  # there may be no counters
         self._put(ask, loop)
         return ask.verdict
 
@@ -160,7 +178,7 @@ class RedisStore:
         asks, self._asked = self._asked, []
         groups: dict[str, list[Ask]] = {}
         for ask in asks:
-            groups.setdefault(hash_tag(ask.counters[0].key), []).append(ask)
+            groups.setdefault(hash_tag(ask.key), []).append(ask)
         now_us = self._test_clock() if self._test_clock else 0
         for group in groups.values():
             self._waiting.extend((chunk, now_us) for chunk in _chunks(group))
@@ -251,15 +269,18 @@ class _Batch:
 
     @property
     def _key(self) -> str:
-        return self._asks[0].counters[0].key
+        return self._asks[0].key
 
     def answered(self, reply: object) -> None:
         """Hands out the verdicts, unless their time is over."""
         if not self._is_open:
             return
-        if isinstance(reply, bytes):
+        if isinstance(reply, bytes | list):
             try:
-                self._store.resolve(self._asks, reply)
+                if isinstance(reply, bytes):
+                    self._store.resolve(self._asks, reply)
+                else:
+                    self._store.resolve(self._asks, reply[0], reply[1:])
             except (IndexError, msgspec.MsgspecError) as error:  # nobody may wait for ever
                 self.lost(StoreUnavailable(f"Redis gave an answer that can't be read: {error}"))
             self._close()

@@ -2,11 +2,14 @@
 -- ARGV[1] is msgpack, flat: time (0: the server's), number of checks, then of each check its number of counters and of each
 -- counter the index of its key, the algorithm, the step, the cost and four parameters. The answer is flat too: of each check
 -- 1 admitted, 0 refused or 2 unseeded, and its time; of each counter 1 if it fits, and three numbers of its algorithm.
--- A negative number of counters says that a record stands before them: the index of its key, how long it lives in ms, and its
--- text, which is kept with the time if the check is admitted; or no text, and then the record is taken away, and where there
--- is none the check does nothing: whoever takes the record settles, once.
+-- A negative number n says that there are -1 - n counters, and that two notes stand before them, each the index of its key (0:
+-- there is none), how long it lives in ms, and its text:
+-- - a record, which is kept with the time if the check is admitted; without a text it is taken away, and where there is none
+--   the check does nothing: whoever takes the record settles, once;
+-- - the verdict of a check that is decided once, which is kept beside the text. If there is one already, the check does
+--   nothing, its verdict is 3 without counters, and what was kept is a further element of the answer.
 local SHADOW, CHARGE_REFUSED, FORCE, RELEASE, RESET, REFUND, STRIDE = 1, 2, 3, 4, 5, 6, 8
-local ask, answer, states = cmsgpack.unpack(ARGV[1]), {}, {}
+local ask, answer, states, kept = cmsgpack.unpack(ARGV[1]), {}, {}, {}
 server_us, spare_ms = ask[1], 60000
 if server_us == 0 then
   local time = redis.call('TIME')
@@ -14,14 +17,20 @@ if server_us == 0 then
 end
 local position, length = 3, 0
 for _ = 1, ask[2] do
-  local size, record, may = ask[position], nil, true
+  local size, record, once, may = ask[position], nil, nil, true
+  local now, verdict, fits = server_us, 1, {}
   if size < 0 then
-    size, record, position = -size, position, position + 3
-    may = ask[record + 3] ~= '' or redis.call('EXISTS', KEYS[ask[record + 1]]) == 1
+    record, once = ask[position + 1] > 0 and position, ask[position + 4] > 0 and position + 3
+    size, position = -1 - size, position + 6
+    may = not record or ask[record + 3] ~= '' or redis.call('EXISTS', KEYS[ask[record + 1]]) == 1
+    if not may then verdict = 0 end
   end
-  local first, last = position + 1, position + size * STRIDE
+  local first, last, answered = position + 1, position + size * STRIDE, length
   position = last + 1
-  local now, verdict, fits = server_us, may and 1 or 0, {}
+  local earlier = once and redis.call('GET', KEYS[ask[once + 1]])
+  if earlier then
+    kept[#kept + 1], verdict, last = earlier, 3, first - 1
+  end
   for p = first, last, STRIDE do
     local s = states[ask[p]]
     if not s then
@@ -74,8 +83,16 @@ for _ = 1, ask[2] do
     end
     length = length + 4
   end
+  if once and verdict < 2 then
+    local numbers = {}
+    for i = answered + 1, length do
+      numbers[#numbers + 1] = answer[i]
+    end
+    redis.call('SET', KEYS[ask[once + 1]], cmsgpack.pack({ ask[once + 3], numbers }), 'PX', ask[once + 2] + spare_ms)
+  end
 end
 for _, s in pairs(states) do
   if s.dirty then s.algorithm.write(s) end
 end
+if #kept > 0 then return { cmsgpack.pack(answer), unpack(kept) } end
 return cmsgpack.pack(answer)
