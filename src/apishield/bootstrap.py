@@ -18,6 +18,7 @@ from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import APIShieldError
 from apishield.services import installation
+from apishield.services.analytics.service import AnalyticsService
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
 from apishield.services.customers import CustomerService
@@ -171,6 +172,7 @@ class Runtime:
         self.endpoints = EndpointService(database, secrets, entropy=entropy)
         self.blocks = BlockService(database, secrets, entropy=entropy)
         self.audit = AuditService(database, secrets)
+        self.analytics = AnalyticsService(database, clock)
         self.idempotency = IdempotencyService(database, secrets)
         self.node_id = f"node_{entropy(8).hex()}"
         self._started_at_us = 0

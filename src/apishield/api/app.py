@@ -28,13 +28,25 @@ from apishield.api.origins import HostMiddleware, Origins
 from apishield.api.permissions import permission_of
 from apishield.api.problems import answer_http_error, answer_invalid, answer_problem, answer_store_unavailable
 from apishield.api.route import ControlRoute
-from apishield.api.routers import audit, blocks, customers, docs, endpoints, keys, policies, service, tenants, tokens
+from apishield.api.routers import (
+    analytics,
+    audit,
+    blocks,
+    customers,
+    docs,
+    endpoints,
+    keys,
+    policies,
+    service,
+    tenants,
+    tokens,
+)
 from apishield.api.signup import SignUps
 from apishield.bootstrap import Runtime
 from apishield.core.ids import new_id
 from apishield.errors import ProblemError, StoreUnavailable
 
-ROUTERS = (tenants, tokens, keys, customers, policies, endpoints, blocks, audit, service, docs)
+ROUTERS = (tenants, tokens, keys, customers, policies, endpoints, blocks, analytics, audit, service, docs)
 
 
 def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) -> FastAPI:

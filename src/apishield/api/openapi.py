@@ -37,6 +37,10 @@ TAGS = [
     {"name": "Policies", "description": "Limits, whom they apply to, what they count by."},
     {"name": "Endpoints", "description": "The routes of your API: scopes they ask for, what they cost."},
     {"name": "Blocks", "description": "Addresses, networks and keys that are refused, or spared."},
+    {
+        "name": "Analytics",
+        "description": "What the ledger says of the traffic: the same sums that quotas and bills stand on.",
+    },
     {"name": "Audit", "description": "Every change, chained so that none can be taken back unseen."},
     {"name": "Checks", "description": "The data plane: may this request pass?"},
     {"name": "Service", "description": "Health, metrics, version."},

@@ -51,6 +51,7 @@ class Permission(Enum):
         "blocks:read", _READERS, in_tenant=False
     )  # an operator without a tenant: those that hold for all
     BLOCKS_WRITE = Rule("blocks:write", _WRITERS, in_tenant=False)
+    ANALYTICS_READ = Rule("analytics:read", _READERS)
     AUDIT_READ = Rule("audit:read", _READERS, in_tenant=False)
 
 

@@ -1,0 +1,109 @@
+"""The sums' side of analytics: what every node answers from the ledger's rollups."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from apishield.analytics.periods import Horizon, Period, step_for
+from apishield.analytics.steps import SECOND_US, Step, ceil, floor
+from apishield.core.ports import Clock
+from apishield.core.records import Actor
+from apishield.services.analytics.breakdowns import Breakdown, Kind, Order, break_down
+from apishield.services.analytics.export import Row, Subject, Table, pages, table_of
+from apishield.services.analytics.planner import Covered
+from apishield.services.analytics.questions import Filters, Question, ask
+from apishield.services.analytics.summaries import Summary, summarise
+from apishield.services.analytics.timeseries import GroupBy, Timeseries, series_over_time
+from apishield.services.base import tenant_of
+from apishield.stores.sql.analytics.addresses import AddressCounts, AddressReader
+from apishield.stores.sql.analytics.names import CustomerName, KeyName, NameReader
+from apishield.stores.sql.analytics.rollups import RollupReader
+from apishield.stores.sql.database import Database
+
+FRESH_WITHIN_SECONDS = 1.0
+
+Freshness = Callable[[float], Awaitable[object]]
+"""Waits, at most so many seconds, until what this node decided is in the ledger."""
+
+
+async def _as_it_is(_seconds: float) -> None:
+    """Takes the ledger as it is."""
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """The busiest addresses of whole hours, and all together."""
+
+    covered: Covered
+    addresses: Sequence[AddressCounts]
+    total: AddressCounts
+
+
+class AnalyticsService:
+    """Answers questions about a tenant's traffic. Every answer is of one moment of the database."""
+
+    def __init__(self, database: Database, clock: Clock, fresh: Freshness = _as_it_is) -> None:
+        self._database = database
+        self._clock = clock
+        self._fresh = fresh
+
+    def question(
+        self, actor: Actor, filters: Filters, *, from_: str | None, to: str | None, time_zone: str = "UTC"
+    ) -> Question:
+        """What ``actor`` asks. Raises 422 that names every parameter that can't be used."""
+        return ask(tenant_of(actor), filters, now_us=self._clock(), from_=from_, to=to, time_zone=time_zone)
+
+    async def summary(self, question: Question) -> Summary:
+        """The period and the one before it."""
+        async with self._reader(question) as reader:
+            return await summarise(reader, question)
+
+    async def timeseries(
+        self, question: Question, step: Step | None, group_by: GroupBy | None, *, limit: int
+    ) -> Timeseries:
+        """Figures by step; without one, the shortest that makes at most 1,000 points."""
+        chosen = step or step_for(*question.period, Horizon.at(question.now_us))
+        async with self._reader(question) as reader:
+            return await series_over_time(reader, question, chosen, group_by, limit=limit)
+
+    async def breakdown(self, question: Question, kind: Kind, *, order: Order, limit: int) -> Breakdown:
+        """The first of a kind, all, and the rest."""
+        async with self._reader(question) as reader:
+            return await break_down(reader, question, kind, order=order, limit=limit)
+
+    async def addresses(self, question: Question, *, limit: int) -> Addresses:
+        """The busiest addresses. They are counted by the hour: the period is widened to whole ones."""
+        from_s = floor(question.period.from_us // SECOND_US, Step.HOUR)
+        to_s = ceil(question.period.to_us // SECOND_US, Step.HOUR)
+        async with self._reader(question) as reader:
+            addresses = AddressReader(reader.connection, question.tenant_id, question.environment)
+            top, total = await addresses.top(from_s, to_s, limit), await addresses.total(from_s, to_s)
+        return Addresses(Covered(Period(from_s * SECOND_US, to_s * SECOND_US), Step.HOUR), top, total)
+
+    async def key_names(self, question: Question, ids: Sequence[str]) -> Mapping[str, KeyName]:
+        """What keys are called."""
+        async with self._database.read() as tx:
+            return await NameReader(tx.connection, question.tenant_id).keys(ids)
+
+    async def customer_names(self, question: Question, ids: Sequence[str]) -> Mapping[str, CustomerName]:
+        """What customers are called."""
+        async with self._database.read() as tx:
+            return await NameReader(tx.connection, question.tenant_id).customers(ids)
+
+    async def export(self, question: Question, subject: Subject | None, *, by_day: bool) -> Table:
+        """What an export will look like; ``export_pages`` has its rows."""
+        await self._fresh(FRESH_WITHIN_SECONDS)
+        return await table_of(self._database, question, subject, by_day=by_day)
+
+    def export_pages(self, table: Table) -> AsyncIterator[list[Row]]:
+        """The rows of an export, page by page."""
+        return pages(self._database, table)
+
+    @asynccontextmanager
+    async def _reader(self, question: Question) -> AsyncIterator[RollupReader]:
+        if question.period.to_us >= question.now_us:
+            await self._fresh(FRESH_WITHIN_SECONDS)
+        async with self._database.read() as tx:
+            yield RollupReader(tx.connection, question.tenant_id, question.environment)
