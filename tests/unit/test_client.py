@@ -83,8 +83,9 @@ def test_the_data_plane_gets_the_service_key_and_the_control_plane_the_token() -
 
 def test_a_check_says_only_what_is_known() -> None:
     script = Script((200, allowed()))
-    client_of(script).check(path="/orders", method="GET", cost={"requests": 1, "tokens": 900})
+    client_of(script).check(path="/orders", method="GET", cost={"requests": 1, "tokens": 900}, check_id="one")
     assert json.loads(script.requests[0].content) == {
+        "check_id": "one",
         "path": "/orders",
         "method": "GET",
         "cost": {"requests": 1, "tokens": 900},
@@ -197,7 +198,7 @@ def test_a_gateway_that_answers_for_the_service_is_the_service_being_unavailable
 
 def test_a_success_that_is_not_ours_is_the_service_being_unavailable() -> None:
     with pytest.raises(ServiceUnavailableError, match="does not answer as APIShield does"):
-        client_of(Script((200, b"<html>hello</html>"))).check()
+        client_of(Script((200, b"<html>hello</html>")), retries=0).check()
 
 
 # --- trying again -----------------------------------------------------------------------------------------------------
@@ -212,11 +213,35 @@ def test_what_can_not_have_arrived_is_sent_again(pauses: list[float]) -> None:
     assert pauses == [0.1, 0.2]
 
 
-@pytest.mark.parametrize("failure", [RESET, httpx2.ReadTimeout("slow"), problem(503, "database_unavailable")])
-def test_a_check_that_may_have_been_charged_is_never_sent_again(failure: Any) -> None:
+MAY_HAVE_ARRIVED = [RESET, httpx2.ReadTimeout("slow"), problem(503, "database_unavailable")]
+
+
+@pytest.mark.parametrize("failure", MAY_HAVE_ARRIVED)
+def test_a_check_that_may_have_been_charged_is_sent_again_under_the_same_check_id(
+    failure: Any, pauses: list[float]
+) -> None:
+    script = Script(failure, (200, allowed()))
+    assert client_of(script).check(path="/").allowed
+    first, again = (json.loads(request.content) for request in script.requests)
+    assert len(first["check_id"]) >= 20
+    assert again == first
+
+
+def test_each_check_of_a_batch_is_sent_again_under_its_own_check_id(pauses: list[float]) -> None:
+    script = Script(RESET, (200, {"results": [allowed(), allowed()]}))
+    client_of(script).check_batch([CheckRequest(path="/a"), CheckRequest(path="/b", check_id="mine")])
+    first, again = (json.loads(request.content)["checks"] for request in script.requests)
+    assert again == first
+    assert first[0]["check_id"] not in {None, "mine"}
+    assert first[1]["check_id"] == "mine"
+
+
+@pytest.mark.parametrize("failure", MAY_HAVE_ARRIVED)
+@pytest.mark.parametrize("build", [calls.check_one, lambda check: calls.check_all([check])])
+def test_a_check_that_the_service_would_not_know_again_is_sent_once(failure: Any, build: Any) -> None:
     script = Script(failure)
     with pytest.raises((ServiceUnavailableError, ServerError)):
-        client_of(script).check()
+        client_of(script).send(build(CheckRequest(path="/")))
     assert len(script.requests) == 1
 
 
@@ -310,7 +335,7 @@ def test_every_call_is_a_method_that_keeps_its_signature_and_text() -> None:
         if inspect.isfunction(value) and value.__module__ == calls.__name__ and not name.startswith("_")
     ]
     client = client_of(Script())
-    for name in set(public) - {"check_one"}:
+    for name in set(public) - {"check_one", "check_all"}:
         method, build = getattr(client, name), getattr(calls, name)
         assert inspect.signature(method) == inspect.signature(build), name
         assert method.__doc__ == build.__doc__

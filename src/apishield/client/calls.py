@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec.structs import replace
 
 from apishield.client.models import (
     APIKey,
@@ -70,12 +71,15 @@ def check(
     require_key: bool | None = None,
     reserve: bool = False,
     settle_within_seconds: int | None = None,
+    check_id: str | None = None,
 ) -> Call[Decision]:
     """Asks whether a request may pass, and charges its ``cost`` where it may (0 only looks).
 
     Without a ``cost`` it is what the catalogue says of the endpoint, else 1. With ``reserve`` it is an estimate: report the
     decision with the true ``cost`` within ``settle_within_seconds`` (an hour, if not given).
-    Never sent again where it may have arrived, since it may have been charged.
+
+    It goes under a ``check_id``, a random one if none is given, by which the service knows it again for a minute: so it may
+    be sent again where no answer came, and is charged once.
     """
     request = CheckRequest(
         api_key=api_key,
@@ -89,21 +93,29 @@ def check(
         attributes=None if attributes is None else dict(attributes),
         require_key=require_key,
         reserve=reserve,
+        check_id=check_id or _check_id(),
     )
     if settle_within_seconds is not None:
-        request = msgspec.structs.replace(request, settle_within_seconds=settle_within_seconds)
+        request = replace(request, settle_within_seconds=settle_within_seconds)
     return check_one(request)
 
 
 def check_one(request: CheckRequest) -> Call[Decision]:
-    """``check``, of a question that is already built."""
-    return Call("POST", "/v1/check", Decision, _encoder.encode(request), data_plane=True)
+    """``check``, of a question as it is. Without a ``check_id`` it is never sent again where it may have arrived."""
+    body = _encoder.encode(request)
+    return Call("POST", "/v1/check", Decision, body, data_plane=True, repeatable=request.check_id is not None)
 
 
 def check_batch(checks: Iterable[CheckRequest]) -> Call[DecisionBatch]:
-    """Asks up to 1,000 questions at once; ``results`` has their decisions in order."""
+    """Asks up to 1,000 questions at once; ``results`` has their decisions in order. Each goes under a ``check_id``."""
+    return check_all([replace(check, check_id=check.check_id or _check_id()) for check in checks])
+
+
+def check_all(checks: Sequence[CheckRequest]) -> Call[DecisionBatch]:
+    """``check_batch``, of questions as they are. Where one has no ``check_id``, they are never sent again."""
     body = _encoder.encode(CheckBatch(list(checks)))
-    return Call("POST", "/v1/check/batch", DecisionBatch, body, data_plane=True)
+    repeatable = all(check.check_id is not None for check in checks)
+    return Call("POST", "/v1/check/batch", DecisionBatch, body, data_plane=True, repeatable=repeatable)
 
 
 def report(events: Iterable[Report]) -> Call[ReportResult]:
@@ -244,6 +256,10 @@ def _patch(path: str, body: Mapping[str, Any], answer: type[T]) -> Call[T]:
 
 def _delete(path: str) -> Call[None]:
     return Call("DELETE", path, type(None))
+
+
+def _check_id() -> str:
+    return secrets.token_urlsafe(16)
 
 
 def _segment(value: str) -> str:

@@ -162,7 +162,7 @@ class CheckBatches:
         if len(requests) == 1:
             return [await self._client.send(calls.check_one(requests[0]))]
         try:
-            decisions = (await self._client.send(calls.check_batch(requests))).results
+            decisions = (await self._client.send(calls.check_all(requests))).results
         except InvalidRequestError as error:  # a bad check spoils only itself, so this is about the batch
             raise ServiceUnavailableError(f"it can't use a batch: {error}", sent=True) from error
         if len(decisions) != len(requests):

@@ -185,7 +185,7 @@ class _Link:
 
     def probe(self) -> None:
         """Looks whether the service answers again, by a check that charges nobody."""
-        self._guard.availability.probe(lambda: self._client.send(calls.check(cost=0)), self._timeout_seconds)
+        self._guard.availability.probe(lambda: self._client.send(calls.check_one(CheckRequest(cost=0))), self._timeout_seconds)
 
     async def close(self) -> None:
         """Ends the keeper, which sends what is queued and closes the client."""
