@@ -64,3 +64,13 @@ def test_an_id_says_whether_there_is_something_to_settle() -> None:
     assert held is not None
     assert held.held
     assert (held.spool, held.sequence) == (0xFFFF_FFFF, 1)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**47 * 1000), st.booleans())
+def test_an_id_can_be_written_again_from_its_place_by_any_process(spool: int, at_us: int, held: bool) -> None:
+    made = DecisionIds([KEY], spool).make("ten_a", at_us, held=held)
+    other = DecisionIds([KEY], 1)
+    reference = other.read_unproven(made)
+    assert reference is not None
+    assert reference == other.read(made, "ten_a")
+    assert other.write("ten_a", reference) == made

@@ -69,7 +69,7 @@ class DecisionIds:
         at_ms = now_us // 1000
         if at_ms != self._head_ms:  # all but the last eight digits are the same for every decision of a millisecond
             self._head_ms = at_ms
-            self._head = _PREFIX + _digits(self._number(at_ms, 0), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
+            self._head = _PREFIX + _digits(_uuid(at_ms, self._spool << _SEQUENCE_BITS), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
         pairs = _PAIRS
         tail = (
             pairs[sequence >> 30]
@@ -88,26 +88,40 @@ class DecisionIds:
 
     def read(self, decision_id: str, tenant_id: str) -> DecisionRef | None:
         """Where the event of ``decision_id`` lies, or ``None`` where the id was not made for ``tenant_id``."""
-        if len(decision_id) != _LENGTH or not decision_id.startswith(_PREFIX):
+        found = self.read_unproven(decision_id)
+        if found is None:
             return None
         uuid, mac = decision_id[:-_MAC_DIGITS], decision_id[-_MAC_DIGITS:]
-        number = _number(uuid[len(_PREFIX) :])
-        if number is None or number >> 128:
-            return None
         if not any(compare_digest(mac.encode(), self._mac(key, uuid, tenant_id)) for key in self._keys):
+            return None
+        return found
+
+    @staticmethod
+    def read_unproven(decision_id: str) -> DecisionRef | None:
+        """Where the event would lie if somebody's id said so; whose it is, and that it is no invention, ``read`` proves."""
+        if len(decision_id) != _LENGTH or not decision_id.startswith(_PREFIX) or not decision_id.isascii():
+            return None
+        number = _number(decision_id[len(_PREFIX) : -_MAC_DIGITS])
+        if number is None or number >> 128:
             return None
         random = (number >> 64 & 0xFFF) << 60 | number & (1 << 60) - 1
         return DecisionRef(number >> 80, random >> _SEQUENCE_BITS, random & _SEQUENCE_MASK, bool(random & _HELD_BIT))
+
+    def write(self, tenant_id: str, ref: DecisionRef) -> str:
+        """The id of a decision of ``tenant_id`` that was made before, by whatever process."""
+        sequence = ref.sequence | (_HELD_BIT if ref.held else 0)
+        uuid = _PREFIX + _digits(_uuid(ref.at_ms, ref.spool << _SEQUENCE_BITS | sequence), _UUID_DIGITS)
+        return uuid + self._mac(self._keys[0], uuid, tenant_id).decode()
 
     @staticmethod
     def _mac(key: bytes, uuid: str, tenant_id: str) -> bytes:
         mac = blake2b((uuid + tenant_id).encode(), key=key, digest_size=_MAC_BYTES).digest()
         return _digits(int.from_bytes(mac, "big"), _MAC_DIGITS).encode()
 
-    def _number(self, at_ms: int, sequence: int) -> int:
-        """The UUIDv7: 48 bits of time, the version, 12 random bits, the variant (and two zero bits), 60 random bits."""
-        random = self._spool << _SEQUENCE_BITS | sequence
-        return (at_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | random >> 60 << 64 | 0x2 << 62 | random & (1 << 60) - 1
+
+def _uuid(at_ms: int, random: int) -> int:
+    """The UUIDv7: 48 bits of time, the version, 12 random bits, the variant (and two zero bits), 60 random bits."""
+    return (at_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | random >> 60 << 64 | 0x2 << 62 | random & (1 << 60) - 1
 
 
 def _digits(number: int, count: int) -> str:
