@@ -1,4 +1,4 @@
-"""Every decision, result and settlement is an event in the spool before anybody is told of it; nothing confidential is in it."""
+"""Every decision, result and settlement is an event in the spool before anybody is told of it; no secret is in any of them."""
 
 from __future__ import annotations
 
