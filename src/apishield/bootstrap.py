@@ -58,7 +58,14 @@ from apishield.stores.spool.writer import SpoolWriter
 from apishield.stores.sql.database import Database
 from apishield.telemetry import Metrics
 from apishield.telemetry.metrics import METRICS_DIRECTORY
-from apishield.telemetry.parts import show_decisions, show_loops, show_snapshot, show_store
+from apishield.telemetry.parts import (
+    show_decisions,
+    show_loops,
+    show_snapshot,
+    show_spool_room,
+    show_spool_writer,
+    show_store,
+)
 
 log = structlog.get_logger("apishield.node")
 
@@ -151,8 +158,8 @@ class Runtime:
         self.usage.use(self.store)
         mac_keys = [secrets.derive("decision ids", version) for version in secrets.versions]
         self.events = open_spool(settings, entropy, clock)
-        ids = DecisionIds(mac_keys, self.events.spool)
-        self.recorder = DecisionRecorder(self.events, self.usage, self.metrics.checks)
+        self.decision_ids = ids = DecisionIds(mac_keys, self.events.spool)
+        self.recorder = DecisionRecorder(self.events, self.usage, self.metrics.checks, self.metrics.limit_refusals.add)
         self.engine = Engine(
             self.snapshot,
             self.store,
@@ -226,6 +233,8 @@ class Runtime:
         show_snapshot(self.metrics, self.snapshot)
         show_decisions(self.metrics, self.usage.shadow, lambda: self.recorder.degraded_decisions)
         show_store(self.metrics, self.store)
+        show_spool_writer(self.metrics, self.events.stats)
+        show_spool_room(self.metrics, self.settings.data_dir / SPOOL_DIRECTORY, self.settings.spool_bytes)
         show_loops(self.metrics, self._loops)
 
     async def _beat(self) -> None:

@@ -5,7 +5,7 @@ Owns: what of a check goes into its event. Does not own: where events lie (``sto
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Final
 
 from apishield.core.decision import Decision, LimitState
@@ -37,8 +37,15 @@ OTHER_METHOD: Final = "OTHER"
 class DecisionRecorder:
     """Takes note of every decision. Quick, and never raises."""
 
-    def __init__(self, events: EventLog, usage: UsageService, decisions_by_code: MutableMapping[str, int]) -> None:
+    def __init__(
+        self,
+        events: EventLog,
+        usage: UsageService,
+        decisions_by_code: MutableMapping[str, int],
+        count_refusal: Callable[[str, str], None] = lambda _limit, _strategy: None,
+    ) -> None:
         self.degraded_decisions = 0
+        self._count_refusal = count_refusal
         self._append = events.append
         self._usage = usage
         self._decisions_by_code = decisions_by_code
@@ -92,8 +99,25 @@ class DecisionRecorder:
                 None if request.user_agent is None else request.user_agent[:MAX_USER_AGENT],
                 None if request.attributes is None else _attributes(request.attributes),
                 decision.message,
-                None if decision.allowed else _refusal(decision),
+                None if decision.allowed else self._refusal(decision),
             )
+        )
+
+    def _refusal(self, decision: Decision) -> Refusal | None:
+        """The limit that refused, as it stood; ``None`` where it was something else."""
+        if not decision.limits or not decision.limits[0].violated:
+            return None
+        state: LimitState = decision.limits[0]
+        self._count_refusal(state.name, state.strategy)
+        return Refusal(
+            state.policy_id,
+            state.name,
+            state.strategy,
+            state.unit,
+            state.limit,
+            state.remaining,
+            None if state.window_seconds is None else round(state.window_seconds * SECOND_US),
+            None if decision.retry_after is None else round(decision.retry_after * SECOND_US),
         )
 
     def record_shadow(
@@ -123,20 +147,3 @@ def _attributes(attributes: dict[str, str]) -> dict[str, str]:
     if len(attributes) > MAX_ATTRIBUTES:
         attributes = dict(list(attributes.items())[:MAX_ATTRIBUTES])
     return {name[:MAX_ATTRIBUTE]: value[:MAX_ATTRIBUTE] for name, value in attributes.items()}
-
-
-def _refusal(decision: Decision) -> Refusal | None:
-    """The limit that refused, as it stood; ``None`` where it was something else."""
-    if not decision.limits or not decision.limits[0].violated:
-        return None
-    state: LimitState = decision.limits[0]
-    return Refusal(
-        state.policy_id,
-        state.name,
-        state.strategy,
-        state.unit,
-        state.limit,
-        state.remaining,
-        None if state.window_seconds is None else round(state.window_seconds * SECOND_US),
-        None if decision.retry_after is None else round(decision.retry_after * SECOND_US),
-    )

@@ -104,9 +104,61 @@ PROCESSES: Final = (
     _gauge("process_start_time_seconds", "Start of the process, since the Unix epoch.", combine=Combine.EACH),
 )
 
+SPOOL: Final = (
+    _counter("apishield_spool_events_total", "Events written to the spool."),
+    _counter("apishield_spool_written_bytes_total", "Bytes written to the spool."),
+    _gauge("apishield_spool_bytes", "Bytes in the spool that nobody has taken yet."),
+    _gauge("apishield_spool_limit_bytes", "The most that the spool may hold (APISHIELD_SPOOL_BYTES)."),
+    _gauge(
+        "apishield_spool_undrained_age_seconds",
+        "Age of the oldest event that is not in the ledger (with Kafka: not published) yet; 0 where none waits.",
+    ),
+    _counter(
+        "apishield_spool_folded_events_total", "Decisions of which only the count was kept, because the spool was full."
+    ),
+    _counter(
+        "apishield_spool_flood_events_total", "Refusals of which only the count was kept, because there were so many."
+    ),
+    _counter("apishield_spool_lost_results_total", "Results and settlements for which there was no room left."),
+    _counter(
+        "apishield_spool_failed_writes_total", "Writes to the spool that failed; what they held is written later."
+    ),
+    _counter("apishield_spool_damaged_frames_total", "Frames that can't be read, and were set aside."),
+)
+
+LEDGER: Final = (
+    _counter("apishield_ledger_events_total", "Events taken into the ledger."),
+    _counter("apishield_ledger_duplicates_total", "Events and results that came again, and were dropped."),
+    _counter(
+        "apishield_ledger_late_results_total", "Results that came over 24 h after their decision, and were dropped."
+    ),
+    _gauge("apishield_ledger_pending_results", "Results and settlements whose decision is not in the ledger yet."),
+    _counter("apishield_ledger_fenced_total", "Intakes that were refused, because another worker has taken over."),
+    _counter(
+        "apishield_ledger_other_series_total",
+        "Events counted under (other), because their tenant has too many distinct endpoints or series.",
+    ),
+    _gauge(
+        "apishield_ledger_newest_decision_timestamp_seconds",
+        "Time of the newest decision in the ledger, since the Unix epoch.",
+    ),
+    _gauge(
+        "apishield_ledger_drift_units", "Units by which a counter and the ledger differ, by kind of counter.", "kind"
+    ),
+)
+
+KAFKA: Final = (
+    _counter("apishield_kafka_published_events_total", "Events that Kafka has acknowledged."),
+    _gauge("apishield_kafka_consumer_lag_messages", "Messages that no worker has taken yet.", "partition"),
+    _counter("apishield_kafka_dead_letters_total", "Messages that can't be read; they lie in the dead-letter topic."),
+)
+
 SECTIONS: Final = {
     "Checks": CHECKS,
     "The counters' store": STORE,
+    "The spool": SPOOL,
+    "The ledger": LEDGER,
+    "Kafka": KAFKA,
     "The node": NODE,
     "Its processes": PROCESSES,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from apishield.core.model import SECOND_US
 from apishield.core.ports import CounterStore
@@ -11,6 +12,8 @@ from apishield.services.shadow import ShadowNotes
 from apishield.services.snapshot import Snapshot
 from apishield.stores.failover import FailoverStats, FailoverStore
 from apishield.stores.memory import MemoryStore
+from apishield.stores.spool.files import bytes_in
+from apishield.stores.spool.writer import WriterStats
 from apishield.telemetry.metrics import Metrics
 
 
@@ -43,3 +46,26 @@ def show_store(metrics: Metrics, store: CounterStore) -> None:
 def show_loops(metrics: Metrics, loops: Sequence[Loop]) -> None:
     """Which loops fail."""
     metrics.gauge("apishield_loop_failing", lambda: {loop.name: float(loop.failing) for loop in loops})
+
+
+def show_spool_writer(metrics: Metrics, stats: WriterStats) -> None:
+    """What this process wrote down for the ledger."""
+    metrics.counter("apishield_spool_events_total", lambda: stats.events)
+    metrics.counter("apishield_spool_written_bytes_total", lambda: stats.bytes)
+    metrics.counter("apishield_spool_folded_events_total", lambda: stats.folded_events)
+    metrics.counter("apishield_spool_flood_events_total", lambda: stats.flood_events)
+    metrics.counter("apishield_spool_lost_results_total", lambda: stats.lost_results)
+    metrics.counter("apishield_spool_failed_writes_total", lambda: stats.failed_writes)
+
+
+def show_spool_room(metrics: Metrics, root: Path, max_bytes: int) -> None:
+    """How much of the disk the spools of the node take."""
+    metrics.gauge("apishield_spool_bytes", lambda: _bytes_in(root))
+    metrics.gauge("apishield_spool_limit_bytes", lambda: max_bytes)
+
+
+def _bytes_in(root: Path) -> int:
+    try:
+        return bytes_in(root)
+    except OSError:
+        return 0  # a spool that is removed this moment, or a disk whose trouble others tell of
