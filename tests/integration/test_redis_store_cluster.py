@@ -8,14 +8,29 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.crc import key_slot
 
-from apishield.core.counter_keys import counter_key
-from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
+from apishield.core.counter_keys import counter_key, once_key, record_key
+from apishield.core.model import (
+    Algorithm,
+    Concurrency,
+    Counter,
+    FixedWindow,
+    Limit,
+    Once,
+    Quota,
+    SlidingWindow,
+    TokenBucket,
+    Verdict,
+)
+from apishield.core.ports import Hold
 from apishield.errors import StoreUnavailable
 from apishield.stores.redis import RedisStore
+from tests.conformance.targets import redis_target
 from tests.support.processes import Reaper
 from tests.support.redis_cluster import NODES, ClusterOf, running_cluster
 
-HOUR_US = 3_600_000_000
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+DAY_MS = 86_400_000
 RULES: list[Algorithm] = [
     SlidingWindow(1000, HOUR_US),
     FixedWindow(1000, HOUR_US),
@@ -60,6 +75,48 @@ async def test_tenants_of_all_nodes_are_decided_in_one_call_each(cluster: Cluste
     for expected in (999, 998):
         verdicts = await asyncio.gather(*(ask(store, tenant) for tenant in tenants))
         assert all(outcome.remaining == expected for verdict in verdicts for outcome in verdict.outcomes)
+
+
+async def test_every_key_expires_and_none_outlives_its_use_on_any_node(cluster: ClusterOf) -> None:
+    for client in cluster.clients:
+        client.flushall()
+    store = RedisStore(cluster.url, timeout_ms=10_000)
+    slots = Limit(id="lim_slots", name="x", algorithm=Concurrency(5, HOUR_US))
+    for number in range(12):
+        tenant = f"ten_{number}"
+        held = [*counters(tenant), Counter(counter_key(tenant, "live", slots, {"key": "key_1"}), slots)]
+        hold = Hold(record_key(tenant, "dec_1"), 60, (1,) * len(held), settles=True)
+        once = Once(once_key(tenant, "one"), "q")
+        for cost in (1, 1, 2_000):
+            verdict = store.decide_once(once, held, [cost] * len(held), "dec_1", hold)
+            assert (verdict if isinstance(verdict, Verdict) else await verdict).admitted
+        await ask(store, tenant)
+        await ask(store, tenant, cost=2_000)
+        if number % 2:
+            kept = await store.held(hold.record_key)
+            assert kept is not None
+            assert await store.settle(hold.record_key, kept, [3] * len(held), "dec_1")
+    await store.close()
+    alive = {key: client.pttl(key) for client in cluster.clients for key in client.scan_iter()}
+    assert len(alive) == 12 * (len(RULES) + 2) + 6  # counters, slots, the verdict; the record where it was not settled
+    longest = {b"qu": 31 * DAY_MS, b"once": 60_000, b"held": 60_000}
+    for key, ttl_ms in alive.items():
+        parts = key.split(b"|")
+        kind = parts[1] if len(parts) == 3 else parts[3]
+        assert 0 < ttl_ms <= longest.get(kind, 3_600_000), key
+
+
+@pytest.mark.parametrize("requests", [10, 1000, 10**9])
+def test_a_sliding_window_keeps_at_most_16_kib_and_little_where_the_limit_is_small(
+    cluster: ClusterOf, requests: int
+) -> None:
+    with redis_target(cluster.url) as target:
+        subject = target.counter("a", SlidingWindow(requests, 1000 * SECOND_US))
+        for step in range(2500):
+            target.clock.now_us += SECOND_US + step % 3
+            target.decide([subject], [1])
+        size = cluster.clients[cluster.owner_of(subject.key)].strlen(subject.key)
+        assert 0 < size <= min(16_384, 600 + 12 * requests)
 
 
 async def test_no_charge_is_lost_or_made_twice_while_a_slot_moves(cluster: ClusterOf, store: RedisStore) -> None:
