@@ -3,7 +3,7 @@
 A bucket holds the whole numbers of microseconds from ``low`` to ``high`` and is read as the number ``middle`` between them.
 With ``middle = low + ⌊low / 100⌋`` and ``high = ⌊100 · middle / 99⌋``, ``middle`` is at most ``low / 100`` above ``low`` and at
 most ``high / 100`` below ``high``: so every value in the bucket is read with a relative error of at most 1 %. The next bucket
-begins at ``high + 1``. Up to 100 µs every number has a bucket of its own and is exact; then they grow by about 2 % each, and
+begins at ``high + 1``. Below 99 µs every number has a bucket of its own and is exact; then they grow by about 2 % each, and
 some 1,100 of them reach a day. Whole numbers throughout: no rounding differs between machines.
 
 Counts of two histograms add up bucket by bucket to exactly the histogram of all their values, in any order.

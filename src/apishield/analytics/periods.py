@@ -99,7 +99,7 @@ def parse_zone(name: str) -> ZoneInfo:
     """The time zone of that IANA name. Raises ``ValueError``, whose message names the value and the fix."""
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError):  # a folder of the database, a path, an unknown name
+    except (KeyError, OSError, ValueError):  # an unknown name, a folder of the database, a path
         raise ValueError(f"{_shown(name)} is no time zone; give an IANA name such as Europe/Berlin or UTC.") from None
 
 

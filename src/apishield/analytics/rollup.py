@@ -127,12 +127,14 @@ class Measures(msgspec.Struct):
                 self.latency.merge(other.latency)
 
     def add_units(self, units: dict[str, int]) -> None:
-        """Adds a cost by unit; ``requests`` among them is ``cost``."""
+        """Adds a cost by unit; ``requests`` among them is ``cost``. A unit that comes to 0 is not kept."""
         for unit, amount in units.items():
             if unit == REQUESTS:
                 self.cost += amount
+            elif total := self.units.get(unit, 0) + amount:
+                self.units[unit] = total
             else:
-                self.units[unit] = self.units.get(unit, 0) + amount
+                self.units.pop(unit, None)
 
     def add_status(self, status: int, count: int = 1) -> None:
         """Counts ``status`` in its class; what is outside of 100 … 599 counts in the class next to it."""
@@ -289,7 +291,9 @@ class Aggregator:
             return
         before = as_units(current)
         after = settled(current, settlement)
-        self._cell(decision).measures.add_units({unit: after[unit] - before.get(unit, 0) for unit in after})
+        change = {unit: after[unit] - before.get(unit, 0) for unit in after if after[unit] != before.get(unit, 0)}
+        if change:
+            self._cell(decision).measures.add_units(change)
 
     # --- where an event counts ----------------------------------------------------------------------------------------
 

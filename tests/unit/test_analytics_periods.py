@@ -1,0 +1,242 @@
+"""How a query's period is read, covered and cut into steps."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from apishield.analytics.periods import (
+    Horizon,
+    Period,
+    Segment,
+    coarsest_within,
+    parse_instant,
+    parse_period,
+    parse_zone,
+    place,
+    previous,
+    resolution,
+    segments,
+    step_for,
+    steps,
+)
+from apishield.analytics.steps import SECOND_US, Step
+
+MINUTE, HOUR, DAY = Step.MINUTE, Step.HOUR, Step.DAY
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def s(text: str, zone: ZoneInfo | None = None) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=zone or UTC).timestamp())
+
+
+def us(text: str) -> int:
+    return s(text) * SECOND_US
+
+
+NOW_US = us("2026-11-23T18:00:30")
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("now", "2026-11-23T18:00:30"),
+        ("now-24h", "2026-11-22T18:00:30"),
+        ("now-90s", "2026-11-23T17:59:00"),
+        ("now-15m", "2026-11-23T17:45:30"),
+        ("now-7d", "2026-11-16T18:00:30"),
+        ("now-2w", "2026-11-09T18:00:30"),
+        ("now+1h", "2026-11-23T19:00:30"),
+        ("2026-11-23T10:00:00Z", "2026-11-23T10:00:00"),
+        ("2026-11-23t10:00:00z", "2026-11-23T10:00:00"),
+        ("2026-11-23T10:00:00+05:30", "2026-11-23T04:30:00"),
+        ("2026-11-23", "2026-11-23T00:00:00"),
+    ],
+)
+def test_an_instant_is_relative_or_as_in_rfc_3339(text: str, instant: str) -> None:
+    assert parse_instant(text, NOW_US) == us(instant)
+
+
+def test_fractions_of_a_second_are_kept_to_the_microsecond() -> None:
+    assert parse_instant("2026-11-23T10:00:00.123456789Z", NOW_US) == us("2026-11-23T10:00:00") + 123_456
+
+
+def test_a_date_is_its_midnight_in_the_zone_of_the_question() -> None:
+    assert parse_instant("2026-07-01", NOW_US, BERLIN) == us("2026-06-30T22:00:00")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "now-",
+        "now-1",
+        "now-1y",
+        "now -1h",
+        "now-1.5h",
+        "NOW",
+        "1700000000",
+        "2026-11-23T10:00:00",
+        "2026-13-01",
+        "2026-02-30T00:00:00Z",
+        "2026-11-23 10:00:00Z",
+        "2026-W47",
+        "\u0662\u0660\u0662\u0666-11-23",  # digits, but not of ASCII
+        "now-9999999999h",
+    ],
+)
+def test_what_is_no_instant_is_refused_with_the_value_and_the_fix(text: str) -> None:
+    with pytest.raises(ValueError, match="RFC 3339") as raised:
+        parse_instant(text, NOW_US)
+    assert repr(text) in str(raised.value)
+
+
+def test_a_plus_that_a_url_made_a_blank_is_explained() -> None:
+    with pytest.raises(ValueError, match="%2B"):
+        parse_instant("2026-11-23T10:00:00 05:30", NOW_US)
+
+
+@pytest.mark.parametrize("text", ["now-999999999w", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "0001-01-01"])
+def test_an_instant_beyond_all_bounds_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="before 1970 or after 2200"):
+        parse_instant(text, NOW_US)
+
+
+def test_a_long_value_is_not_shown_whole() -> None:
+    with pytest.raises(ValueError, match="is no instant") as raised:
+        parse_instant("x" * 5000, NOW_US)
+    assert len(str(raised.value)) < 300
+
+
+def test_a_period_is_the_last_24_hours_unless_it_says_otherwise() -> None:
+    assert parse_period(None, None, NOW_US) == (us("2026-11-22T18:00:30"), NOW_US)
+    assert parse_period(None, "2026-11-20", NOW_US) == (us("2026-11-19T00:00:00"), us("2026-11-20T00:00:00"))
+    assert parse_period("now-1h", None, NOW_US) == (us("2026-11-23T17:00:30"), NOW_US)
+    assert parse_period("now", "now", NOW_US) == (NOW_US, NOW_US)
+    with pytest.raises(ValueError, match=r"from \('now'\) lies after to \('now-1h'\)"):
+        parse_period("now", "now-1h", NOW_US)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "Europe", "a\0b", "x" * 5000]
+)
+def test_an_unknown_zone_is_refused_with_an_example(name: str) -> None:
+    with pytest.raises(ValueError, match="Europe/Berlin"):
+        parse_zone(name)
+
+
+def test_the_previous_period_ends_where_this_one_begins() -> None:
+    assert previous(Period(500, 700)) == (300, 500)
+    assert previous(Period(0, 700)) == (0, 0)
+
+
+def test_a_period_is_covered_by_days_inside_then_hours_then_minutes() -> None:
+    assert segments(us("2026-11-19T22:58:30"), us("2026-11-23T01:01:00")) == [
+        Segment(MINUTE, s("2026-11-19T22:58"), s("2026-11-19T23:00")),
+        Segment(HOUR, s("2026-11-19T23:00"), s("2026-11-20T00:00")),
+        Segment(DAY, s("2026-11-20T00:00"), s("2026-11-23T00:00")),
+        Segment(HOUR, s("2026-11-23T00:00"), s("2026-11-23T01:00")),
+        Segment(MINUTE, s("2026-11-23T01:00"), s("2026-11-23T01:01")),
+    ]
+
+
+def test_an_empty_period_has_no_segments_and_a_moment_has_one_minute() -> None:
+    assert segments(NOW_US, NOW_US) == []
+    assert segments(NOW_US, NOW_US - 1) == []
+    assert segments(NOW_US, NOW_US + 1) == [Segment(MINUTE, s("2026-11-23T18:00"), s("2026-11-23T18:01"))]
+
+
+def test_a_period_up_to_now_takes_the_present_day_whole() -> None:
+    horizon = Horizon.at(NOW_US)
+    assert segments(us("2026-11-20T00:00:00"), NOW_US, horizon) == [
+        Segment(DAY, s("2026-11-20T00:00"), s("2026-11-24T00:00"))
+    ]
+
+
+def test_where_minutes_are_gone_hours_count_whole_and_where_hours_are_gone_days() -> None:
+    horizon = Horizon.at(NOW_US)
+    assert segments(us("2026-08-01T10:30:00"), us("2026-09-10T10:30:00"), horizon) == [
+        Segment(DAY, s("2026-08-01T00:00"), s("2026-09-10T00:00")),
+        Segment(HOUR, s("2026-09-10T00:00"), s("2026-09-10T11:00")),
+    ]
+    assert resolution(us("2026-08-01T10:30:00"), us("2026-09-10T10:30:00"), horizon) is DAY
+    assert resolution(us("2026-09-01T10:30:00"), NOW_US, horizon) is HOUR
+    assert resolution(us("2026-09-01T10:00:00"), NOW_US, horizon) is MINUTE
+    assert resolution(us("2026-11-20T10:30:00"), NOW_US, horizon) is MINUTE
+
+
+def test_the_last_seven_days_are_exact_to_the_minute() -> None:
+    period = parse_period("now-7d", "now", NOW_US)
+    assert resolution(*period, Horizon.at(NOW_US)) is MINUTE
+
+
+def test_segments_are_no_longer_than_a_time_series_can_use() -> None:
+    assert segments(us("2026-11-20T00:00:00"), us("2026-11-22T00:00:00"), coarsest=HOUR) == [
+        Segment(HOUR, s("2026-11-20T00:00"), s("2026-11-22T00:00"))
+    ]
+
+
+def test_days_of_a_zone_have_23_and_25_hours_where_clocks_change() -> None:
+    spring = steps(us("2026-03-28T12:00:00"), us("2026-03-31T00:00:00"), DAY, BERLIN)
+    assert [later - earlier for earlier, later in pairwise(spring)] == [86400, 82800, 86400]
+    autumn = steps(us("2026-10-24T12:00:00"), us("2026-10-27T00:00:00"), DAY, BERLIN)
+    assert [later - earlier for earlier, later in pairwise(autumn)] == [86400, 90000, 86400]
+    assert spring[0] == s("2026-03-28T00:00:00", BERLIN)
+
+
+def test_hours_of_a_half_hour_zone_begin_at_its_full_hours() -> None:
+    starts = steps(us("2026-11-23T10:00:00"), us("2026-11-23T12:00:00"), HOUR, ZoneInfo("Asia/Kolkata"))
+    assert starts == [s("2026-11-23T09:30:00"), s("2026-11-23T10:30:00"), s("2026-11-23T11:30:00")]
+    assert coarsest_within(starts) is MINUTE
+
+
+@pytest.mark.parametrize(
+    ("zone", "step", "coarsest"),
+    [("UTC", DAY, DAY), ("Europe/Berlin", DAY, HOUR), ("Asia/Kolkata", DAY, MINUTE), ("Europe/Berlin", HOUR, HOUR)],
+)
+def test_a_time_series_is_summed_from_the_longest_buckets_that_fit_its_steps(
+    zone: str, step: Step, coarsest: Step
+) -> None:
+    starts = steps(us("2026-11-20T00:00:00"), us("2026-11-23T00:00:00"), step, ZoneInfo(zone))
+    assert coarsest_within(starts) is coarsest
+
+
+def test_midnights_that_clocks_skip_and_days_that_a_zone_skipped() -> None:
+    # Beirut, 2026-03-29: clocks go from 00:00 to 01:00, so the day begins at 01:00 (22:00 UTC).
+    beirut = steps(us("2026-03-28T22:00:00"), us("2026-03-29T23:00:00"), DAY, ZoneInfo("Asia/Beirut"))
+    assert beirut == [s("2026-03-28T22:00:00"), s("2026-03-29T21:00:00")]
+    # Apia had no 30 December 2011.
+    apia = steps(us("2011-12-29T12:00:00"), us("2011-12-31T12:00:00"), DAY, ZoneInfo("Pacific/Apia"))
+    assert apia == [s("2011-12-29T10:00:00"), s("2011-12-30T10:00:00"), s("2011-12-31T10:00:00")]
+
+
+def test_too_many_points_are_refused_before_they_are_made() -> None:
+    with pytest.raises(ValueError, match=r"minute makes more than 1,000 points .* longer step or a shorter period"):
+        steps(0, NOW_US, MINUTE)
+    assert len(steps(us("2026-11-22T18:00:00"), us("2026-11-23T10:40:00"), MINUTE)) == 1_000
+
+
+@pytest.mark.parametrize(
+    ("from_", "step"),
+    [("now-1h", MINUTE), ("now-16h", MINUTE), ("now-24h", HOUR), ("now-30d", HOUR), ("now-60d", DAY), ("now-3w", HOUR)],
+)
+def test_the_step_is_the_shortest_that_makes_few_points(from_: str, step: Step) -> None:
+    assert step_for(parse_instant(from_, NOW_US), NOW_US, Horizon.at(NOW_US)) is step
+
+
+def test_the_step_is_one_that_is_still_kept() -> None:
+    horizon = Horizon.at(NOW_US)
+    assert step_for(us("2026-10-01T00:00:00"), us("2026-10-01T03:00:00"), horizon) is HOUR
+    assert step_for(us("2026-01-01T00:00:00"), us("2026-01-01T03:00:00"), horizon) is DAY
+
+
+def test_a_day_of_utc_counts_in_the_local_day_that_holds_most_of_it() -> None:
+    starts = steps(us("2026-01-01T05:00:00"), us("2026-01-04T05:00:00"), DAY, ZoneInfo("America/New_York"))
+    assert starts[0] == s("2026-01-01T05:00:00")
+    assert place(starts, s("2026-01-02T00:00:00"), DAY) == 1
+    assert place(starts, s("2026-01-02T00:00:00"), HOUR) == 0
+    assert place(starts, s("2025-12-31T00:00:00"), DAY) == 0
