@@ -28,6 +28,7 @@ DEFAULT_BYTES = 1024**3
 DETAILED_REFUSALS = 1000  # a second and tenant; more are counted
 MAX_FRAME_EVENTS = 4096
 MAX_KEPT = 50_000  # results and settlements that wait in memory for room
+_LARGEST_COST = 2**53
 _SMALLEST_SEGMENT, _LARGEST_SEGMENT = 64 * 1024, 8 * 1024 * 1024
 
 
@@ -77,7 +78,6 @@ class SpoolWriter:
         self._position = self._segment_start = 0
         self._segment_is_broken = False
         self._second = -1
-        self._events_this_second = 0
         self._refusals: dict[str, int] = {}
         self._without_room = False
         self._used = bytes_in(root)
@@ -111,11 +111,9 @@ class SpoolWriter:
         self.stats.events += len(events)
         second = self._clock() // SECOND_US
         if second != self._second:
-            self._second, self._events_this_second = second, 0
+            self._second = second
             self._refusals.clear()
-        self._events_this_second += len(events)
-        if self._events_this_second > self._detailed_refusals:
-            events = self._without_flood(events)
+        events = self._without_flood(events)
         for some in _parts(events):
             if not self._write(some, self._max_bytes):
                 self._fold(some)
@@ -185,9 +183,10 @@ class SpoolWriter:
                     self._counts.put_back(some)
         while self._kept and self._write(self._kept[:MAX_FRAME_EVENTS], self._max_bytes):
             del self._kept[:MAX_FRAME_EVENTS]
-        if self._without_room and not self._kept and self._used < self._max_bytes and not self._segment_is_broken:
+        if self._without_room and self._used < self._max_bytes and not (self._counts or self._kept):
             self._without_room = False
-            log.info("spool.has_room_again", spool=self._root, folded_events=self.stats.folded_events)
+            with contextlib.suppress(OSError):
+                log.info("spool.has_room_again", spool=self._root, folded_events=self.stats.folded_events)
 
     # --- the file -------------------------------------------------------------------------------------------------------
 
@@ -276,7 +275,7 @@ class SpoolWriter:
         log.error("spool.event_not_encodable", error=f"{type(error).__name__}: {error}"[:200])
         event = events[0]
         if isinstance(event, DecisionEvent):
-            units = event.units if isinstance(event.units, int) else 1
+            units = event.units if isinstance(event.units, int) and 0 <= event.units < _LARGEST_COST else 1
             self._counts.add(
                 DecisionEvent(event.sequence, event.at_us, event.tenant_id, event.code, event.flags, units=units)
             )
@@ -286,9 +285,10 @@ class SpoolWriter:
     def _note_no_room(self, reason: str) -> None:
         if not self._without_room:
             self._without_room = True
-            log.warning(
-                "spool.no_room", spool=self._root, reason=reason, policy="decisions are counted without details"
-            )
+            with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                log.warning(
+                    "spool.no_room", spool=self._root, reason=reason, policy="decisions are counted without details"
+                )
 
 
 def _parts(events: list[Event]) -> Iterator[list[Event]]:
