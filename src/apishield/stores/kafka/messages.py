@@ -116,7 +116,7 @@ def encode_messages(spool: int, frames: Iterable[Frame]) -> list[bytes]:
 
 
 def decode_message(value: bytes | None) -> SpoolPart:
-    """The frames of a message. Raises ``UnreadableMessageError``. What is in the frames is not looked at; see ``check``."""
+    """The frames of a message. Raises ``UnreadableMessageError``. What is in the frames is not looked at; see ``readable``."""
     if not value:
         raise UnreadableMessageError("empty")
     if len(value) > LARGEST_MESSAGE_BYTES:
@@ -130,13 +130,18 @@ def decode_message(value: bytes | None) -> SpoolPart:
     return SpoolPart(envelope.spool, [Frame(end, payload) for end, payload in envelope.frames])
 
 
-def check(part: SpoolPart) -> None:
-    """Raises ``UnreadableMessageError`` where a frame holds anything but events."""
+def readable(part: SpoolPart) -> tuple[SpoolPart, str | None]:
+    """The part less the frames that hold anything but events, and what is wrong with the first of these."""
+    frames: list[Frame] = []
+    reason: str | None = None
     for frame in part.frames:
         try:
             frame.events()
         except msgspec.DecodeError as error:
-            raise UnreadableMessageError(f"undecodable: frame {frame.end}: {error}") from None
+            reason = reason or f"undecodable: the frame up to {frame.end}: {error}"
+        else:
+            frames.append(frame)
+    return SpoolPart(part.spool, frames), reason
 
 
 def _reason(value: bytes, error: msgspec.DecodeError) -> str:

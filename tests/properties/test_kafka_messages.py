@@ -1,0 +1,131 @@
+"""What is published in any pieces, and again after any crash, is taken once, in order, by the partition it belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apishield.core.events import CountEvent, DecisionEvent, Event, Frame, ResultEvent, SettlementEvent, SpoolPart
+from apishield.stores.kafka import messages
+from apishield.stores.kafka.messages import (
+    UnreadableMessageError,
+    decode_message,
+    encode_messages,
+    partition_of,
+    readable,
+    split,
+)
+from apishield.workers.consume import _joined
+
+SPOOL = 0x0A1B2C3D
+encode = msgspec.msgpack.encode
+tenants, keys = st.sampled_from(["ten_1", "ten_2"]), st.sampled_from([None, "key_1", "key_2", "key_3"])
+addresses = st.sampled_from([None, "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"])
+numbers = st.integers(0, 20_000)
+events = st.one_of(
+    st.builds(DecisionEvent, numbers, st.just(1), tenants, st.just("ok"), st.just(0), keys, address=addresses),
+    st.builds(ResultEvent, st.just(SPOOL), numbers, st.just(1), tenants, st.just(2), st.just(200), st.just(3)),
+    st.builds(SettlementEvent, st.just(SPOOL), numbers, st.just(1), tenants, st.just(2), st.just({"tokens": 7})),
+    st.builds(CountEvent, st.just(1), tenants, st.just("blocked"), st.just(0), st.integers(1, 9), keys),
+)
+
+
+def frames_of(turns: list[list[Event]]) -> list[Frame]:
+    end, frames = 0, []
+    for turn in turns:
+        payload = encode(turn)
+        end += 20 + len(payload)
+        frames.append(Frame(end, payload))
+    return frames
+
+
+@pytest.fixture
+def _small_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MESSAGE_BYTES", 120)
+
+
+@pytest.mark.usefixtures("_small_messages")
+@given(
+    turns=st.lists(st.lists(events, min_size=1, max_size=12), max_size=12),
+    partitions=st.integers(1, 7),
+    data=st.data(),
+)
+def test_what_is_published_again_after_crashes_is_taken_once_and_in_order(
+    turns: list[list[Event]], partitions: int, data: st.DataObject
+) -> None:
+    frames = frames_of(turns)
+    logs: list[list[bytes]] = [[] for _ in range(partitions)]
+    published = 0
+    while published < len(frames):
+        taken = data.draw(st.integers(1, len(frames) - published), label="frames of the chunk")
+        part = SpoolPart(SPOOL, frames[published : published + taken])
+        sent = {number: encode_messages(SPOOL, some) for number, some in split(part, partitions).items()}
+        crashed = data.draw(st.booleans(), label="crashes")
+        for number, values in sent.items():
+            arrived = data.draw(st.integers(0, len(values)), label="that arrived") if crashed else len(values)
+            logs[number] += values[:arrived]
+        published += 0 if crashed else taken
+
+    found: list[list[Event]] = []
+    for log in logs:
+        joined = _joined(decode_message(value) for value in log)
+        assert len(joined) <= 1
+        found.append([event for part in joined for frame in part.frames for event in frame.events()])
+
+    wanted = [event for turn in turns for event in turn]
+    for number, some in enumerate(found):
+        assert some == [event for event in wanted if partition_of(event, partitions) == number]
+    assert Counter(map(encode, wanted)) == Counter(encode(event) for some in found for event in some)
+
+
+@given(number=numbers, partitions=st.integers(1, 50), tenant=tenants)
+def test_two_reports_of_one_decision_meet_in_one_partition(number: int, partitions: int, tenant: str) -> None:
+    first = ResultEvent(SPOOL, number, 1, tenant, 2, 200, 3)
+    second = ResultEvent(SPOOL, number, 1, tenant, 9, 500, 8)
+    settled = SettlementEvent(SPOOL, number, 1, tenant, 9, {"tokens": 1})
+    assert len({partition_of(event, partitions) for event in (first, second, settled)}) == 1
+
+
+def test_one_tenant_fills_all_partitions_and_one_subscriber_of_ipv6_only_one() -> None:
+    decisions = [DecisionEvent(1, 1, "ten_1", "ok", 0, f"key_{number}") for number in range(1000)]
+    shares = Counter(partition_of(event, 6) for event in decisions)
+    assert len(shares) == 6
+    assert max(shares.values()) < 1.5 * min(shares.values())
+    neighbours = [DecisionEvent(1, 1, "ten_1", "ok", 0, address=f"2001:db8::{number:x}") for number in range(50)]
+    assert len({partition_of(event, 6) for event in neighbours}) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "empty"),
+        (b"\xc1", "undecodable"),
+        (b"{}", "undecodable"),
+        (encode([1, 2, "no frames"]), "undecodable"),
+        (encode([2, 7, []]), "version: 2, this worker reads 1"),
+        (encode([3, {"another": "layout"}]), "version: 3, this worker reads 1"),
+        (bytes(messages.LARGEST_MESSAGE_BYTES + 1), "oversize: 1048577 bytes"),
+    ],
+)
+def test_what_is_no_message_of_ours_says_why(value: bytes | None, reason: str) -> None:
+    with pytest.raises(UnreadableMessageError) as caught:
+        decode_message(value)
+    assert str(caught.value).startswith(reason)
+
+
+def test_a_frame_that_holds_no_events_takes_no_other_with_it() -> None:
+    good = frames_of(
+        [[DecisionEvent(1, 1, "ten_1", "ok", 0, "key_1")], [DecisionEvent(2, 1, "ten_1", "ok", 0, "key_1")]]
+    )
+    bad = Frame(good[0].end + 1, b"\xc1")
+    part = SpoolPart(SPOOL, [good[0], bad, good[1]])
+    shares = split(part, 4)
+    assert bad in shares[0]
+    found, reason = readable(part)
+    assert found.frames == good
+    assert reason is not None
+    assert f"the frame up to {bad.end}" in reason
