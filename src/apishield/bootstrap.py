@@ -168,6 +168,8 @@ class Runtime:
             self.recorder,
             snapshot_max_age_us=settings.snapshot_max_age_seconds * SECOND_US,
             observe_store=self.metrics.store_seconds.observe,
+            draft_headers=settings.rate_limit_headers in {"both", "draft"},
+            legacy_headers=settings.rate_limit_headers in {"both", "legacy"},
         )
         self.settlement = SettlementService(self.store, ids, self.events, clock)
         self.reports = ReportService(ids, self.settlement, clock, self.metrics, self.events)

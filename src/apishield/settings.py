@@ -80,6 +80,16 @@ class Settings(BaseModel):
     startup_timeout_seconds: Annotated[
         int, Variable("APISHIELD_STARTUP_TIMEOUT_SECONDS", _SERVER, "an integer from 0 to 600", "60")
     ] = Field(30, ge=0, le=600, description="How long a start waits for a database that can't be reached yet.")
+    rate_limit_headers: Annotated[
+        Literal["both", "draft", "legacy", "none"],
+        Variable("APISHIELD_RATE_LIMIT_HEADERS", _SERVER, "both, draft, legacy or none", "draft"),
+    ] = Field(
+        "both",
+        description=(
+            "Which headers tell callers where they stand: `draft` is `RateLimit-Policy` and `RateLimit` (IETF draft 10), "
+            "`legacy` the three `X-RateLimit-…`. `Retry-After` goes with every 429."
+        ),
+    )
 
     database_url: Annotated[
         str | None,

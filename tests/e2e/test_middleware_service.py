@@ -184,6 +184,20 @@ def test_who_may_not_gets_the_right_refusal(start_service: StartService, start_a
     assert ask("GET", reader | {"X-Forwarded-For": "192.0.2.66, 203.0.113.5"}) == (200, "ok")
 
 
+def test_callers_see_the_headers_that_the_service_is_told_to_give(
+    start_service: StartService, start_app: StartApp
+) -> None:
+    service = start_service(APISHIELD_RATE_LIMIT_HEADERS="legacy")
+    tenant = tenant_of(service)
+    app, caller = start_app(service, tenant), tenant.caller("1/hour")
+    for status in (200, 429):
+        answer = httpx2.get(f"{app.url}/orders", headers=caller, timeout=30)
+        assert answer.status_code == status
+        found = {name for name in answer.headers if "ratelimit" in name}
+        assert found == {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+    assert answer.headers["Retry-After"]
+
+
 async def test_callers_without_a_key_share_the_anonymous_policy_per_address(
     start_service: StartService, start_app: StartApp
 ) -> None:

@@ -20,10 +20,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "put-nginx-in-front.md"
 
 
 @pytest.fixture
-def nginx(start_service: Callable[..., Service], tmp_path: Path) -> Iterator[tuple[str, APIShield]]:
-    """The address of Nginx, and an owner of the tenant whose key it has."""
+def nginx(
+    start_service: Callable[..., Service], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[str, APIShield]]:
+    """The address of Nginx, and an owner of the tenant whose key it has. A parameter is settings of the service."""
     binary = find_nginx()
-    service = start_service()
+    service = start_service(**getattr(request, "param", {}))
     with APIShield(service.url) as anonymous:
         made = anonymous.create_tenant("Behind Nginx")
     assert made.api_key is not None
@@ -88,3 +90,28 @@ async def test_nginx_lets_through_up_to_the_limit_and_says_the_rest_in_true_stat
         forged = {"X-APIShield-Client-IP": "198.51.100.9", "X-Original-URI": "/free", "X-Original-Method": "GET"}
         owner.block(ip="127.0.0.1", reason="test")
         assert (await client.get("/orders", headers=forged)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("nginx", "expected"),
+    [
+        ({"APISHIELD_RATE_LIMIT_HEADERS": "draft"}, {"ratelimit", "ratelimit-policy"}),
+        (
+            {"APISHIELD_RATE_LIMIT_HEADERS": "legacy"},
+            {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"},
+        ),
+    ],
+    indirect=["nginx"],
+)
+async def test_nginx_passes_on_the_headers_that_the_service_is_told_to_give(
+    nginx: tuple[str, APIShield], expected: set[str]
+) -> None:
+    url, owner = nginx
+    key = owner.create_key("k", scopes=["read"], rate_limit="1/hour")
+    assert key.key is not None
+    async with httpx2.AsyncClient(base_url=url, headers={"X-API-Key": key.key}) as client:
+        for status in (200, 429):
+            answer = await client.get("/orders")
+            assert answer.status_code == status
+            assert {name for name in answer.headers if "ratelimit" in name} == expected
+        assert answer.headers["Retry-After"]

@@ -86,8 +86,9 @@ async def running_node(
     database_url: str | None = None,
     redis_url: str | None = None,
     secret: str = "1:" + "c2VjcmV0" * 8,
+    **more: Any,
 ) -> AsyncIterator[Node]:
-    """A node on SQLite and memory, or on what the URLs name. Closing it flushes, as a shutdown does."""
+    """A node on SQLite and memory, or on what the URLs name; ``more`` are settings. Closing it flushes, as a shutdown does."""
     settings = Settings(
         data_dir=data_dir,
         database_url=database_url,
@@ -96,6 +97,7 @@ async def running_node(
         redis_timeout_ms=1000
         if os.environ.get("CI")
         else 250,  # loaded machines are slow; what fails over has its own tests
+        **more,
     )
     await prepare(settings, clock=clock)
     runtime = await build(settings, clock=clock)
