@@ -111,7 +111,7 @@ class FullSpool:
         self.made: list[Event] = []
         while self.writer.position < MAX_BYTES * 0.95:
             turn: list[Event] = [
-                decision(len(self.made) + n, key_id=f"key_{n % 7}", user_agent="x" * 90) for n in range(100)
+                decision(len(self.made) + n, key_id=f"key_{n % 7}", message="m" * 1500) for n in range(12)
             ]
             for event in turn:
                 self.writer.append(event)
