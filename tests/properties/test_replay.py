@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.decision_ids import DecisionIds
-from apishield.core.events import PEEK, DecisionEvent, Event, EventRef, ResultEvent
-from apishield.core.model import SECOND_US, FixedWindow, Limit, SlidingWindow, TokenBucket
+from apishield.core.events import PEEK, DecisionEvent, Event, EventRef, ResultEvent, SettlementEvent
+from apishield.core.model import SECOND_US, Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 from apishield.core.records import Match, Override, Policy
 from apishield.core.replay import Replay, Span, Surroundings, warm_from_us
 from apishield.services.endpoints import EndpointDraft
 from apishield.services.engine import Engine
 from apishield.services.policies import PolicyDraft
 from apishield.services.recorder import DecisionRecorder
+from apishield.services.reports import Report, ReportService
+from apishield.services.settlement import SettlementService
 from apishield.stores.sql.pagination import PageRequest
 from tests.support.checks import make_key
 from tests.support.clock import ManualClock
@@ -35,6 +37,7 @@ class Kept(msgspec.Struct):
     spool: int
     event: DecisionEvent
     result: ResultEvent | None = None
+    settlement: SettlementEvent | None = None
 
 
 class Tape:
@@ -44,8 +47,14 @@ class Tape:
         self.kept: list[Kept] = []
 
     def append(self, event: Event) -> None:
-        assert isinstance(event, DecisionEvent)
-        self.kept.append(Kept(1, event))
+        if isinstance(event, DecisionEvent):
+            self.kept.append(Kept(1, event))
+        elif isinstance(event, ResultEvent | SettlementEvent):
+            (of,) = [kept for kept in self.kept if kept.event.sequence == event.sequence]
+            if isinstance(event, ResultEvent):
+                of.result = event
+            else:
+                of.settlement = event
 
     def flush(self) -> None: ...
 
@@ -262,5 +271,77 @@ def test_a_replay_from_the_middle_begins_with_the_counters_as_they_really_stood(
                 warmed = [each for each in kept if each.event.at_us >= warm_from_us(policy, from_us)]
                 span = Span(from_us, scene.clock.now_us + 1, policy.updated_at_us)
                 assert replayed(Replay(policy, span, surroundings), warmed) == refused_by(policy, kept, from_us)
+
+    runner.run(compare())
+
+
+class Step(NamedTuple):
+    """A check that reserves, or what becomes of the one before last: its cost in the end, ``None`` for a bare report."""
+
+    pause_us: int
+    estimate: int
+    ends: bool
+    cost: int | None
+    releases: bool
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        pause_us=st.sampled_from([1, 1000, 400_000, SECOND_US, 3 * SECOND_US]),
+        estimate=st.integers(1, 6),
+        ends=st.booleans(),
+        cost=st.none() | st.integers(0, 9),
+        releases=st.booleans(),
+    ),
+    min_size=2,
+    max_size=60,
+)
+slots = st.builds(Concurrency, st.integers(1, 4), st.sampled_from([SECOND_US, 5 * SECOND_US]))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(algorithm=algorithms | slots, steps=steps)
+def test_what_is_settled_reported_or_released_frees_in_a_replay_what_it_freed_live(
+    stage: tuple[asyncio.Runner, Stage], algorithm: Any, steps: list[Step]
+) -> None:
+    runner, scene = stage
+    unit = "requests" if isinstance(algorithm, Concurrency) else "tokens"
+    draft = PolicyDraft(
+        name="Replayed",
+        per=("tenant",),
+        limit=Limit(id="", name="", algorithm=algorithm, unit=unit),
+        match=Match(methods=("GET",)),
+    )
+
+    async def compare() -> None:
+        async with scene.play(draft, None, []) as (tenant, policy, kept):
+            tape, runtime = Tape(), scene.node.runtime
+            tape.kept = kept
+            ids = DecisionIds([b"k" * 32], 1)
+            recorder = DecisionRecorder(tape, runtime.usage, runtime.metrics.checks)
+            engine = Engine(runtime.snapshot, runtime.store, ids, scene.clock, recorder)
+            settlement = SettlementService(runtime.store, ids, tape, scene.clock)
+            reports = ReportService(ids, settlement, scene.clock, runtime.metrics, tape)
+            view = runtime.snapshot.tenant(tenant.id)
+            assert view is not None
+            admitted: list[str] = []
+            for step in steps:
+                scene.clock.now_us += step.pause_us
+                cost = {"requests": 1, "tokens": step.estimate}
+                decided = engine.check(view, CheckRequest(method="GET", path="/x", cost=cost, reserve=unit == "tokens"))
+                assert isinstance(decided, Decision)
+                if decided.allowed:
+                    admitted.append(decided.decision_id)
+                if step.ends and admitted:
+                    scene.clock.now_us += step.pause_us
+                    of = admitted.pop(0)
+                    if step.releases:
+                        await settlement.release(tenant.id, of)
+                    else:
+                        paid = None if step.cost is None or unit == "requests" else {"tokens": step.cost}
+                        await reports.take(tenant.id, [Report(of, 200, 1.0, None, paid)])
+            replay = Replay(policy, Span(0, scene.clock.now_us + 1), surroundings_of(scene.node, tenant))
+            assert replayed(replay, kept) == refused_by(policy, kept)
 
     runner.run(compare())

@@ -22,7 +22,7 @@ import msgspec
 
 from apishield.core.abuse_detector.addresses import parse_address
 from apishield.core.endpoints import ANY_METHOD
-from apishield.core.events import PEEK, TEST, DecisionEvent, Units
+from apishield.core.events import PEEK, TEST, DecisionEvent, SettlementEvent, Units
 from apishield.core.model import (
     MAX_UNITS,
     Concurrency,
@@ -35,7 +35,7 @@ from apishield.core.model import (
 )
 from apishield.core.policies import CompiledPolicy, Facts, Meter, PolicyPlan, Selection
 from apishield.core.records import Environment, Policy
-from apishield.core.replay_counters import Recorded, ReplayCounters
+from apishield.core.replay_counters import Asked, Recorded, ReplayCounters
 from apishield.core.replay_report import ReplayReport, ReplayTotals
 
 _MOST_CALLERS: Final = 100_000
@@ -163,13 +163,15 @@ class Replay:
         return f"{method} {template}"
 
     def _judge(self, recorded: Recorded, counter: Counter, meter: Meter, *, counts: bool) -> None:
-        event = recorded.event
+        event, settlement = recorded.event, recorded.settlement
         cost = _cost(event.units, meter)
+        settled = None if settlement is None else _settled(settlement, meter, cost)
+        asked = Asked(counter, cost, recorded, settled)
         since_us = self._span.in_force_since_us
         if not counts and since_us is not None and event.at_us >= since_us:
-            self._counters.recall(counter, cost, self.now_us, recorded, admitted=event.code == "ok")
+            self._counters.recall(asked, self.now_us, admitted=event.code == "ok")
             return
-        admitted = self._counters.decide(counter, cost, self.now_us, recorded)
+        admitted = self._counters.decide(asked, self.now_us)
         if counts:
             self._totals.add(counter, cost, event.at_us, admitted)
 
@@ -208,6 +210,14 @@ def _cost(units: Units, meter: Meter) -> int:
     if isinstance(units, int):
         return min(units * meter.cost, _TOO_MUCH) if meter.unit == "requests" else 0
     return min(units.get(meter.unit, 0) * meter.cost, _TOO_MUCH)
+
+
+def _settled(settlement: SettlementEvent, meter: Meter, cost: int) -> int:
+    """What was charged in the end; units that the settlement does not name stay as they were estimated."""
+    if settlement.released:
+        return 0
+    units = settlement.units.get(meter.unit)
+    return cost if units is None else min(units * meter.cost, MAX_UNITS)
 
 
 def _counted(address: str | None) -> str | None:

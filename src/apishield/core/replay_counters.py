@@ -1,6 +1,6 @@
 """The counters of a replay: the states of live counters, without a store around them.
 
-Owns: which states a replay holds, when slots that were given back come free. Does not own: how they decide
+Owns: which states a replay holds, when slots are given back and reservations are settled. Does not own: how states decide
 (``rate_limiter``), which decisions they are asked about (``replay``).
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 from typing import Final, Protocol
 
-from apishield.core.events import DecisionEvent, ResultEvent
+import msgspec
+
+from apishield.core.events import DecisionEvent, ResultEvent, SettlementEvent
 from apishield.core.model import SECOND_US, Concurrency, Counter
 from apishield.core.rate_limiter.concurrency import State as Slots
 from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
@@ -19,7 +21,7 @@ _FEWEST_SWEPT: Final = 4_096
 
 
 class Recorded(Protocol):
-    """A decision as it was kept, and what was reported of it."""
+    """A decision as it was kept, and what became known of it."""
 
     @property
     def spool(self) -> int:
@@ -36,6 +38,20 @@ class Recorded(Protocol):
         """What the API answered, where it was reported."""
         ...
 
+    @property
+    def settlement(self) -> SettlementEvent | None:
+        """What it cost in the end, where it had reserved."""
+        ...
+
+
+class Asked(msgspec.Struct, gc=False):
+    """What a counter is asked about a recorded decision. ``settled`` is the cost in the end, where it was settled."""
+
+    counter: Counter
+    cost: int
+    recorded: Recorded
+    settled: int | None = None
+
 
 class ReplayCounters:
     """Counters by key: those that may still say something, up to ``MOST_COUNTERS``."""
@@ -44,36 +60,38 @@ class ReplayCounters:
         self._states: dict[str, State] = {}
         self._sweep_at = _FEWEST_SWEPT
         self._swept_us = 0
-        self._releases: list[tuple[int, str, str, int]] = []  # when, counter, who, how much: of slots that were freed
+        self._later: list[tuple[int, int, int, _Charge]] = []  # a heap: when, and by whom for those of one moment
 
-    def decide(self, counter: Counter, cost: int, now_us: int, recorded: Recorded) -> bool | None:
+    def decide(self, asked: Asked, now_us: int) -> bool | None:
         """Whether the counter admits, and is charged; ``None`` where there was no room to tell."""
-        if self._releases:
-            self._release(now_us)
-        check_id = _check_id(recorded) if isinstance(counter.limit.algorithm, Concurrency) else ""
+        if self._later:
+            self._settle(now_us)
+        counter, cost = asked.counter, asked.cost
+        takes_slots = isinstance(counter.limit.algorithm, Concurrency)
+        check_id = _check_id(asked.recorded) if takes_slots else ""
         verdict = decide_known(self._states, (counter,), (cost,), now_us, check_id)
         if verdict is None:
             state = self._state(counter, now_us)
             if state is None:
                 return None
             verdict = decide((counter,), (state,), (cost,), now_us, check_id)
-        if check_id and verdict.admitted:
-            self._hold(counter, cost, recorded, check_id)
+        if verdict.admitted and (takes_slots or asked.settled is not None):
+            self._note(asked, now_us, check_id)
         return verdict.admitted
 
-    def recall(self, counter: Counter, cost: int, now_us: int, recorded: Recorded, *, admitted: bool) -> None:
+    def recall(self, asked: Asked, now_us: int, *, admitted: bool) -> None:
         """Charges what was really charged."""
-        if self._releases:
-            self._release(now_us)
+        if self._later:
+            self._settle(now_us)
+        counter, cost = asked.counter, asked.cost
         state = self._state(counter, now_us)
         if state is None:
             return
         state.fits(now_us, 0)
         if admitted:
-            check_id = _check_id(recorded)
+            check_id = _check_id(asked.recorded)
             state.charge(now_us, cost, check_id)
-            if isinstance(counter.limit.algorithm, Concurrency):
-                self._hold(counter, cost, recorded, check_id)
+            self._note(asked, now_us, check_id)
         elif counter.limit.charge_refused:
             state.penalize(now_us, cost)
 
@@ -98,17 +116,41 @@ class ReplayCounters:
         self._states = {key: state for key, state in self._states.items() if state.expires_at_us() > now_us}
         self._sweep_at = min(MOST_COUNTERS, max(_FEWEST_SWEPT, 2 * len(self._states)))
 
-    def _hold(self, counter: Counter, cost: int, recorded: Recorded, check_id: str) -> None:
-        """Notes when the slots of an admitted check were given back: at its report, else they time out."""
-        if recorded.result is not None and cost:
-            heapq.heappush(self._releases, (recorded.result.at_us, counter.key, check_id, cost))
+    def _note(self, asked: Asked, now_us: int, check_id: str) -> None:
+        """Notes what became of a charge later: slots come free with the report, the cost is settled."""
+        recorded, charge = asked.recorded, _Charge(asked.counter.key, check_id, asked.cost, asked.settled, now_us)
+        if asked.settled is not None and recorded.settlement is not None:
+            at_us = recorded.settlement.at_us
+        elif recorded.result is not None and isinstance(asked.counter.limit.algorithm, Concurrency):
+            at_us = recorded.result.at_us
+        else:
+            return
+        heapq.heappush(self._later, (at_us, recorded.spool, recorded.event.sequence, charge))
 
-    def _release(self, now_us: int) -> None:
-        while self._releases and self._releases[0][0] <= now_us:
-            _, key, check_id, cost = heapq.heappop(self._releases)
-            state = self._states.get(key)
+    def _settle(self, now_us: int) -> None:
+        """Does what was due by now, as a store does when a check is settled."""
+        while self._later and self._later[0][0] <= now_us:
+            at_us, _, _, charge = heapq.heappop(self._later)
+            state = self._states.get(charge.key)
             if isinstance(state, Slots):
-                state.release(check_id, cost)
+                state.release(charge.check_id, charge.cost)
+            elif state is not None and charge.settled is not None:
+                then_us = max(at_us, state.seen_us)
+                if charge.settled > charge.cost:
+                    state.fits(then_us, 0)
+                    state.charge(then_us, charge.settled - charge.cost)
+                else:
+                    state.refund(then_us, charge.at_us, charge.cost - charge.settled)
+
+
+class _Charge(msgspec.Struct, frozen=True, gc=False):
+    """What was charged to a counter, and what it came to."""
+
+    key: str
+    check_id: str
+    cost: int
+    settled: int | None
+    at_us: int
 
 
 def _check_id(recorded: Recorded) -> str:
