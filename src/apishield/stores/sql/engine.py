@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from apishield.errors import ConfigurationError
+from apishield.stores.sql.ledger import latency
 
 VARIABLE = "DATABASE_URL"
 BUSY_TIMEOUT_MS = 5_000
@@ -86,6 +87,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    connection.create_function(latency.SQLITE_FUNCTION, 2, latency.added, deterministic=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

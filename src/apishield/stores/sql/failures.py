@@ -78,6 +78,13 @@ def problem_of(error: SQLAlchemyError) -> ProblemError | None:
     return None
 
 
+def was_undone_for_another(problem: ProblemError) -> bool:
+    """Whether a transaction was undone only because it and another waited for each other: it may be tried again at once."""
+    cause = problem.__cause__
+    state = getattr(cause.orig, "sqlstate", None) if isinstance(cause, DBAPIError) else None
+    return state is not None and state.startswith("40")
+
+
 def _problem_of_sqlite(error: DBAPIError, original: sqlite3.Error) -> ProblemError | None:
     name = (getattr(original, "sqlite_errorname", None) or "").removeprefix("SQLITE_")
     if name == "FULL":

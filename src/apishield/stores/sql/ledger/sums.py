@@ -1,0 +1,100 @@
+"""Adds rows to tables of sums: rollups, units, addresses. Thousands at once, in the same order everywhere.
+
+Two workers that add to the same rows wait for each other, row by row; because both go through the tables, and through each
+table, in one order, neither can hold what the other waits for while it waits itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import LargeBinary, Table, Text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from apishield.stores.sql.ledger.arrays import blobs, integers, texts, understand_arrays
+from apishield.stores.sql.ledger.latency import LOOSE_ON_POSTGRESQL, SQLITE_FUNCTION, packed
+from apishield.stores.sql.ledger.statements import Row, is_postgresql, run_many
+
+ROWS_AT_ONCE = 20_000
+
+
+async def add_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+    """Adds ``rows``, of all the table's columns, to those with the same primary key, or inserts them."""
+    if not rows:
+        return
+    if not is_postgresql(connection):
+        await run_many(connection, _sqlite(table), rows)
+        return
+    await understand_arrays(connection)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        arrays = _arrays(table, rows[start : start + ROWS_AT_ONCE])
+        result = await connection.exec_driver_sql(_postgresql(table), arrays)
+        if "latency" in table.c:
+            await _pack(connection, table, result.all())
+
+
+async def _pack(connection: AsyncConnection, table: Table, loose: Sequence[Any]) -> None:
+    """Packs the latency of rows that were just written, so that they are locked and nobody appends meanwhile."""
+    key = " AND ".join(f"{column.name} = ?" for column in table.primary_key)
+    rows = [(packed(latency), *place) for *place, latency in loose]
+    await run_many(connection, f"UPDATE {table.name} SET latency = ? WHERE {key}", rows)  # noqa: S608  names of ours
+
+
+@cache
+def _sqlite(table: Table) -> str:
+    sums = [
+        f"{name} = CASE WHEN excluded.{name} IS NULL THEN {name} WHEN {name} IS NULL THEN excluded.{name} "
+        f"WHEN length({name}) < 256 THEN CAST({name} || excluded.{name} AS BLOB) "
+        f"ELSE {SQLITE_FUNCTION}({name}, excluded.{name}) END"
+        if name == "latency"
+        else f"{name} = {name} + excluded.{name}"
+        for name in _summed(table)
+    ]
+    places = ", ".join("?" for _ in table.c)
+    return (
+        f"INSERT INTO {table.name} ({_names(table.c.keys())}) VALUES ({places}) "  # noqa: S608  names of ours
+        f"ON CONFLICT ({_names(table.primary_key.columns.keys())}) DO UPDATE SET {', '.join(sums)}"
+    )
+
+
+@cache
+def _postgresql(table: Table) -> str:
+    sums = [
+        # Appending NULL would give NULL.
+        f"{name} = CASE WHEN r.{name} IS NULL THEN excluded.{name} ELSE r.{name} || coalesce(excluded.{name}, '') END"
+        if name == "latency"
+        else f"{name} = r.{name} + excluded.{name}"
+        for name in _summed(table)
+    ]
+    key = _names(table.primary_key.columns.keys())
+    casts = ", ".join("%b" for _ in table.c)
+    statement = (
+        f"INSERT INTO {table.name} AS r ({_names(table.c.keys())}) SELECT * FROM unnest({casts}) "  # noqa: S608
+        f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(sums)}"
+    )
+    if "latency" not in table.c:
+        return statement
+    place = _names(f"r.{name}" for name in table.primary_key.columns.keys())  # noqa: SIM118  columns, not names, else
+    written = f"WITH written AS ({statement} RETURNING {place}, r.latency)"
+    return f"{written} SELECT * FROM written WHERE {LOOSE_ON_POSTGRESQL}"  # noqa: S608  names of ours
+
+
+def _names(names: Any) -> str:
+    return ", ".join(names)
+
+
+def _summed(table: Table) -> list[str]:
+    return [column.name for column in table.c if not column.primary_key]
+
+
+def _arrays(table: Table, rows: Sequence[Row]) -> tuple[bytes, ...]:
+    columns = zip(*rows, strict=True)
+    return tuple(_array(column.type, values) for column, values in zip(table.c, columns, strict=True))
+
+
+def _array(type_: Any, values: tuple[Any, ...]) -> bytes:
+    if isinstance(type_, Text):
+        return texts(values)
+    return blobs(values) if isinstance(type_, LargeBinary) else integers(values)
