@@ -25,7 +25,7 @@ from apishield.stores.kafka.connection import log
 from apishield.stores.kafka.consumer import GroupReader
 from apishield.stores.kafka.dead_letters import DeadLetters
 from apishield.stores.kafka.messages import UnreadableMessageError, decode_message, readable
-from apishield.stores.kafka.topics import agree
+from apishield.stores.kafka.topics import agree, stream_of
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger.positions import Claim, Fenced
 
@@ -34,7 +34,7 @@ POLL_BYTES = 8 * 1024 * 1024
 INTAKE_BYTES = 2 * 1024 * 1024
 """What one transaction takes; more waits for the next."""
 _LONGEST_PAUSE_SECONDS = 5.0
-_TELL_SECONDS = 5.0
+_TELL_SECONDS = 2.0
 _SETTLE_SECONDS = 0.5
 _HOUSEKEEPING_SECONDS = 3600.0
 
@@ -74,7 +74,7 @@ class Consumer:
         self._reread: dict[int, int] = {}  # where a gap was seen, by partition: what is still missing then is not there
         self._stale = True  # whether what is being read is not what was claimed
         self._pause_seconds = 0.0
-        self._due = dict.fromkeys(("claim", "tell", "settle", "tidy"), 0.0)
+        self._due = dict.fromkeys(("claim", "tell", "renew", "settle", "tidy"), 0.0)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Takes events until ``stopping`` is set, then leaves the group.
@@ -115,7 +115,9 @@ class Consumer:
     async def _round(self, reader: GroupReader) -> None:
         """Polls, sees to what the group and the ledger have changed, takes what came."""
         messages = await self._in_thread(partial(reader.poll, POLL_BYTES, POLL_SECONDS))
-        if reader.generation != self._generation:
+        if reader.generation != self._generation or self._is_due("renew"):
+            # Now and then all is claimed anew, so that the ledger forgets no stream in which nothing happens.
+            self._put_off("renew", _HOUSEKEEPING_SECONDS)
             self._generation = reader.generation
             self._let_go(list(self._claims))
             messages = []  # of whom they are now is not known; they are read again
@@ -137,7 +139,7 @@ class Consumer:
             return
         for partition in missing:
             try:
-                claim = await self._ledger.claim(reader.topic.stream(partition), self._owner)
+                claim = await self._ledger.claim(stream_of(reader.topic, partition), self._owner)
             except Exception as error:  # noqa: BLE001  a database that is away comes back
                 self._note_failure("kafka.not_claimed", error)
                 return
@@ -276,6 +278,7 @@ class Consumer:
                     await self._ledger.keep_house()
         except Exception as error:  # noqa: BLE001  a database that is away comes back
             self._put_off("settle", _LONGEST_PAUSE_SECONDS)
+            self._put_off("tidy", _LONGEST_PAUSE_SECONDS)
             log.warning("kafka.not_tidied", error=f"{type(error).__name__}: {error}"[:500])
 
     def _is_due(self, what: str) -> bool:

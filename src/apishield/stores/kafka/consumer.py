@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from apishield.settings import Settings
 from apishield.stores.kafka.connection import Watch, client_options, log
 from apishield.stores.kafka.messages import LARGEST_MESSAGE_BYTES
-from apishield.stores.kafka.topics import TopicName
+from apishield.stores.kafka.topics import group_of
 
 _OPTIONS = {
     "enable.auto.commit": False,
@@ -21,7 +21,7 @@ _OPTIONS = {
     "auto.offset.reset": "error",  # never a silent jump
     # Eager: after a rebalance all positions are read again from the database, which is one way for all that can happen.
     "partition.assignment.strategy": "range",
-    "session.timeout.ms": 10_000,
+    "session.timeout.ms": 6000,
     "heartbeat.interval.ms": 2000,
     "max.poll.interval.ms": 120_000,
     "fetch.wait.max.ms": 100,
@@ -41,12 +41,12 @@ class GroupReader:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.topic = TopicName(settings.kafka_topic)
+        self.topic = settings.kafka_topic
         self.watch = Watch("worker")
         self.wanted: frozenset[int] = frozenset()
         self.generation = 0
         self.gone: set[int] = set()
-        self._client = Consumer(client_options(settings, self.watch) | _OPTIONS | {"group.id": self.topic.group})
+        self._client = Consumer(client_options(settings, self.watch) | _OPTIONS | {"group.id": group_of(self.topic)})
         self._client.subscribe([self.topic], on_assign=self._note_given, on_revoke=self._note_taken)
 
     def read_from(self, positions: Mapping[int, int]) -> None:

@@ -7,7 +7,7 @@ from confluent_kafka import Message
 from apishield.settings import Settings
 from apishield.stores.kafka.messages import LARGEST_MESSAGE_BYTES
 from apishield.stores.kafka.producer import EventProducer, Headers
-from apishield.stores.kafka.topics import TopicName
+from apishield.stores.kafka.topics import dead_topic
 
 _PATIENCE_SECONDS = 10.0
 
@@ -38,7 +38,7 @@ class DeadLetters:
             ("offset", str(message.offset()).encode()),
             ("bytes", str(len(value)).encode()),
         ]
-        producer.send(TopicName(self._settings.kafka_topic).dead, {0: [value[:LARGEST_MESSAGE_BYTES]]}, headers)
+        producer.send(dead_topic(self._settings.kafka_topic), {0: [value[:LARGEST_MESSAGE_BYTES]]}, headers)
         if not producer.wait(_PATIENCE_SECONDS):
             producer.close()
             raise DeadLetterNotTakenError

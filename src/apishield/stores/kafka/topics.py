@@ -35,24 +35,19 @@ _ALL_OPTIONS = {
 _NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 
 
-class TopicName(str):
-    """The topic of the events; what belongs to it is named after it."""
+def dead_topic(topic: str) -> str:
+    """The topic of messages that could not be read."""
+    return f"{topic}.dead"
 
-    __slots__ = ()
 
-    @property
-    def dead(self) -> str:
-        """The topic of messages that could not be read."""
-        return f"{self}.dead"
+def group_of(topic: str) -> str:
+    """The consumer group of the workers."""
+    return f"{topic}.ledger"
 
-    @property
-    def group(self) -> str:
-        """The consumer group of the workers."""
-        return f"{self}.ledger"
 
-    def stream(self, partition: int) -> str:
-        """The ledger's name of one partition."""
-        return f"kafka:{self}:{partition}"
+def stream_of(topic: str, partition: int) -> str:
+    """The ledger's name of one partition."""
+    return f"kafka:{topic}:{partition}"
 
 
 class Agreement(msgspec.Struct, frozen=True):
@@ -68,7 +63,7 @@ async def agree(database: Database, settings: Settings) -> Agreement:
     Raises ``ConfigurationError`` where the topic is not what it was, ``KafkaException`` where the brokers can't be reached,
     ``ProblemError`` where the database can't.
     """
-    name = TopicName(settings.kafka_topic)
+    name = settings.kafka_topic
     found = await asyncio.to_thread(_prepare, settings, name)
     wanted = Agreement(str(found.topic_id), settings.kafka_partitions)
     async with database.transaction() as tx:
@@ -94,9 +89,9 @@ def _compare(name: str, found: TopicDescription, agreed: Agreement) -> None:
         )
 
 
-def _prepare(settings: Settings, name: TopicName) -> TopicDescription:
+def _prepare(settings: Settings, name: str) -> TopicDescription:
     admin = AdminClient(client_options(settings, Watch("admin")))
-    missing = {name, name.dead} - set(admin.list_topics(timeout=REQUEST_SECONDS).topics)
+    missing = {name, dead_topic(name)} - set(admin.list_topics(timeout=REQUEST_SECONDS).topics)
     if missing:
         _make(admin, settings, name, missing)
     _check_size(admin, name)
@@ -106,12 +101,12 @@ def _prepare(settings: Settings, name: TopicName) -> TopicDescription:
     return described[name].result()
 
 
-def _make(admin: AdminClient, settings: Settings, name: TopicName, missing: set[str]) -> None:
+def _make(admin: AdminClient, settings: Settings, name: str, missing: set[str]) -> None:
     replicas = min(_REPLICAS, len(admin.list_topics(timeout=REQUEST_SECONDS).brokers))
     shared = _ALL_OPTIONS | {"min.insync.replicas": str(max(1, replicas - 1))}
     wanted = {
         name: NewTopic(name, settings.kafka_partitions, replicas, config=shared | _EVENTS_OPTIONS),
-        name.dead: NewTopic(name.dead, 1, replicas, config=shared | _DEAD_OPTIONS),
+        dead_topic(name): NewTopic(dead_topic(name), 1, replicas, config=shared | _DEAD_OPTIONS),
     }
     made = admin.create_topics([wanted[topic] for topic in sorted(missing)], operation_timeout=REQUEST_SECONDS)
     for topic, future in made.items():
