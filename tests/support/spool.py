@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from apishield.core.events import PEEK, CountEvent, DecisionEvent, Event, ResultEvent, SettlementEvent
+from apishield.core.events import PEEK, CountEvent, DecisionEvent, Event, Intake, ResultEvent, SettlementEvent
 from apishield.stores.spool import SpoolReader
+from apishield.stores.sql.ledger.positions import Claim, Fenced
 from tests.support.clock import START_US
 
 SPOOL = 0x0A1B2C3D
@@ -78,3 +79,38 @@ def units_by_kind(events: Iterable[Event]) -> Counter[tuple[str, str, str | None
             for unit in units | final:
                 found[about.tenant_id, about.code, about.key_id, unit] += final.get(unit, 0) - units.get(unit, 0)
     return +found
+
+
+class MemoryLedger:
+    """What the ledger promises a drain, in memory, and failing when it is told to: before it took an intake, or after."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.positions: dict[str, tuple[int, int]] = {}
+        self.fail_before = self.fail_after = False
+        self.tidied = 0
+
+    async def claim(self, stream: str, owner: str) -> Claim:
+        self._fail(self.fail_before)
+        position, epoch = self.positions.get(stream, (0, 0))
+        self.positions[stream] = (position, epoch + 1)
+        return Claim(stream, position, epoch + 1)
+
+    async def apply(self, claim: Claim, intake: Intake) -> None:
+        self._fail(self.fail_before)
+        if self.positions[intake.stream] != (intake.start, claim.epoch):
+            raise Fenced(intake.stream)
+        events = [event for part in intake.parts for frame in part.frames for event in frame.events()]
+        self.events += events
+        self.positions[intake.stream] = (intake.end, claim.epoch)
+        self._fail(self.fail_after)
+
+    async def settle_pending(self) -> int:
+        return 0
+
+    async def keep_house(self) -> None:
+        self.tidied += 1
+
+    def _fail(self, fail: bool) -> None:
+        if fail:
+            raise ConnectionError("the database is away")

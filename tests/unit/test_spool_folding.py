@@ -126,7 +126,7 @@ def full(tmp_path: Path) -> Iterator[FullSpool]:
     spool.writer.close()
 
 
-@pytest.mark.parametrize("taken", [0, 1, 1000, READ_BYTES // 2, READ_BYTES])
+@pytest.mark.parametrize("taken", [0, 200_000, 500_000, READ_BYTES])
 def test_wherever_a_reader_stands_it_takes_each_decision_once_after_the_folding(full: FullSpool, taken: int) -> None:
     # As a worker that took up to here, was killed before it could say so, and comes back.
     position, before = 0, list[Event]()

@@ -1,0 +1,166 @@
+"""Takes what processes of this node have spooled into the ledger: round by round, exactly once, whatever ends in between.
+
+Owns: which spool is read when, what is done with one whose process is gone, what becomes of a frame that the ledger can't read.
+Does not own: files (``stores.spool``), the transaction that makes it exactly once (``services.ledger``), when a round comes
+(``workers.ledger``, or a loop of the service).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from apishield.core.events import Intake, SpoolPart
+from apishield.core.model import SECOND_US
+from apishield.core.ports import Clock
+from apishield.stores.spool import SpoolReader, Spools
+from apishield.stores.spool.files import spool_name
+from apishield.stores.spool.quarantine import put_aside
+from apishield.stores.sql.ledger.positions import Claim, Fenced
+
+log = structlog.get_logger("apishield.ledger")
+
+HOUSEKEEPING_US = 3600 * SECOND_US
+"""How often the ledger is tidied up, and claims are renewed so that it does not forget a spool in which nothing happens."""
+
+
+class Ledger(Protocol):
+    """What a drain asks of the ledger."""
+
+    async def claim(self, stream: str, owner: str) -> Claim:
+        """Makes ``owner`` the only one who may take ``stream``; tells up to where it was taken."""
+        ...
+
+    async def apply(self, claim: Claim, intake: Intake, /) -> object:
+        """Takes the events, once. Raises ``Fenced`` where the claim is stale."""
+        ...
+
+    async def settle_pending(self) -> int:
+        """Joins results that came before their decisions; how many."""
+        ...
+
+    async def keep_house(self) -> None:
+        """Forgets what is old."""
+        ...
+
+
+class DrainStats(msgspec.Struct):
+    """Plain numbers of one drain. Times are microseconds since the Unix epoch; ``taken_at_us`` is that of the last success."""
+
+    intakes: int = 0
+    fenced: int = 0
+    unreadable_frames: int = 0
+    failures: int = 0
+    taken_at_us: int = 0
+
+
+class SpoolDrain:
+    """Drains the spools of this node, as long as no other worker of the node does.
+
+    ``step`` is one round; ``draining`` whether this is the worker that drains.
+    """
+
+    def __init__(self, spools: Spools, ledger: Ledger, clock: Clock, *, owner: str) -> None:
+        self.spools = spools
+        self.stats = DrainStats()
+        self.draining = False
+        self._ledger, self._clock, self._owner = ledger, clock, owner
+        self._claims: dict[int, Claim] = {}
+        self._positions: dict[int, int] = {}
+        self._house_kept_at_us = 0
+
+    async def catch_up(self) -> None:
+        """Takes all that there is."""
+        while await self.step():
+            pass
+
+    async def step(self) -> bool:
+        """Takes what there is, at most one read of each spool; whether there is more.
+
+        Raises what the ledger raises, and ``OSError``; nothing is lost then: the next call goes on where this one ended.
+        """
+        self.draining = self.spools.hold()
+        if not self.draining:
+            return False
+        self.spools.make_room()
+        behind, failure = False, None
+        for reader in self.spools.readers():
+            try:
+                behind |= await self._drain(reader)
+            except Exception as error:  # noqa: BLE001  raised below: one spool that can't be read keeps no other waiting
+                self._let_go(reader.spool)  # whether it was taken is not known: the next claim tells
+                self.stats.failures += 1
+                failure = error
+        if failure is not None:
+            raise failure
+        await self._ledger.settle_pending()
+        await self._keep_house()
+        self.stats.taken_at_us = self._clock()
+        return behind
+
+    def close(self) -> None:
+        """Lets go of the spools."""
+        self.draining = False
+        self.spools.close()
+
+    async def _drain(self, reader: SpoolReader) -> bool:
+        claim = self._claims.get(reader.spool)
+        if claim is None:
+            claim = await self._ledger.claim(f"spool:{spool_name(reader.spool)}", self._owner)
+            self._claims[reader.spool], self._positions[reader.spool] = claim, claim.position
+        position = self._positions[reader.spool]
+        reader.forget(position)  # before reading on: see ``stores.spool.folding``
+        orphaned = reader.adopt()  # before reading: only then is the end that is found the end
+        part, end = reader.read(position)
+        if part.frames:
+            try:
+                await self._apply(claim, Intake(claim.stream, position, end, [part]))
+            except Fenced as error:
+                log.warning("ledger.fenced", stream=claim.stream, reason=str(error))
+                self.stats.fenced += 1
+                self._let_go(reader.spool)
+                return True
+            self._positions[reader.spool] = end
+            self.stats.intakes += 1
+        if orphaned and not reader.behind:
+            reader.remove()
+            self._let_go(reader.spool)
+        return reader.behind
+
+    async def _apply(self, claim: Claim, intake: Intake) -> None:
+        try:
+            await self._ledger.apply(claim, intake)
+        except msgspec.DecodeError:
+            await self._ledger.apply(claim, msgspec.structs.replace(intake, parts=self._readable(intake)))
+
+    def _readable(self, intake: Intake) -> list[SpoolPart]:
+        """The parts less the frames that are whole and yet hold no events, as those of a later version; these are put aside."""
+        parts = []
+        for part in intake.parts:
+            frames = []
+            for frame in part.frames:
+                try:
+                    frame.events()
+                except msgspec.DecodeError as error:
+                    self.stats.unreadable_frames += 1
+                    kept = put_aside(
+                        self.spools.root, f"{spool_name(part.spool)}-unreadable-{frame.end}", frame.payload
+                    )
+                    log.error("ledger.unreadable_frame", stream=intake.stream, error=str(error), quarantine=kept)
+                else:
+                    frames.append(frame)
+            parts.append(SpoolPart(part.spool, frames))
+        return parts
+
+    async def _keep_house(self) -> None:
+        now_us = self._clock()
+        if now_us - self._house_kept_at_us >= HOUSEKEEPING_US:
+            self._house_kept_at_us = now_us
+            self._claims.clear()  # renewed by the next round
+            await self._ledger.keep_house()
+
+    def _let_go(self, spool: int) -> None:
+        self._claims.pop(spool, None)
+        self._positions.pop(spool, None)
