@@ -40,7 +40,7 @@ def _have_policies(tenant: Tenant, count: int) -> None:
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
-async def test_a_batch_tells_of_a_bounded_number_of_limits_and_refuses_the_rest_by_name(
+async def test_a_batch_is_decided_by_a_bounded_number_of_limits_and_refuses_the_rest_by_name(
     store: str, tmp_path: Path, clock: ManualClock, request: pytest.FixtureRequest
 ) -> None:
     redis_url = request.getfixturevalue("redis_url") if store == "redis" else None
@@ -50,10 +50,19 @@ async def test_a_batch_tells_of_a_bounded_number_of_limits_and_refuses_the_rest_
         response = await tenant.post("/v1/check/batch", {"checks": [{}] * 400})
         results = json.loads(response.content)["results"]
     assert len(results) == 400
-    assert sum(len(result["limits"]) for result in results) < batches.MAX_LIMITS_A_BATCH * 2
-    assert (results[0]["code"], len(results[0]["limits"])) == ("ok", 500)
+    assert sum(len(result["limits"]) + result["limits_omitted"] for result in results) < batches.MAX_LIMITS_A_BATCH * 2
+    assert results[0]["code"] == "ok"
     assert results[-1]["code"] == "bad_request"
     assert "20,000 limits" in results[-1]["message"]
+
+
+async def test_a_check_under_a_thousand_limits_gets_a_small_answer(tenant: Tenant) -> None:
+    _have_policies(tenant, 1000)
+    response = await tenant.post("/v1/check", {})
+    decision = json.loads(response.content)
+    assert (decision["allowed"], len(decision["limits"]), decision["limits_omitted"]) == (True, 20, 980)
+    assert len(response.content) < 8192
+    assert sum(len(name) + len(value) + 4 for name, value in decision["headers"].items()) < 2048
 
 
 async def test_others_have_their_turn_while_a_batch_is_decided(

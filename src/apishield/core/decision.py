@@ -68,6 +68,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     ``retry_after`` is the seconds after which the same check would pass if nothing else came; ``None`` where it passes
     now or never. ``headers`` are those that the API should pass on to its caller.
+
+    ``limits`` begins with the violated ones, those with the longest wait first, then those with the smallest part left. It and
+    ``shadow`` list up to 20 each; ``limits_omitted`` says how many more had their say. The headers name up to 10.
     """
 
     allowed: bool
@@ -82,6 +85,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     retry_after: float | None
     headers: dict[str, str]
     degraded: bool
+    limits_omitted: int = 0
 
 
 class Denial(msgspec.Struct, frozen=True, gc=False):

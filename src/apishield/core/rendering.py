@@ -7,6 +7,7 @@ Owns: the texts of refusals by a limit, the order of limits (most restrictive fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -15,9 +16,17 @@ from apishield.core.headers import rate_limit_headers, restriction
 from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, Verdict
 from apishield.core.policies import Meter
 
+MAX_LISTED: Final = 20
+"""Limits that a decision lists, enforced and in shadow each: a thousand would be an answer of 245 KB."""
+MAX_IN_HEADERS: Final = 10
+"""Limits in ``RateLimit`` and its policy: about 1 KB, where many a proxy takes 4 KB of headers in all."""
+
 
 class Rendered(msgspec.Struct, frozen=True, gc=False):
-    """What a verdict comes to. ``retry_after`` is in seconds; ``headers`` lack those of the decision itself."""
+    """What a verdict comes to. ``retry_after`` is in seconds; ``headers`` lack those of the decision itself.
+
+    ``omitted`` is the number of limits that had a say and are not listed.
+    """
 
     code: str
     message: str
@@ -25,6 +34,7 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
     shadow: list[LimitState]
     retry_after: float | None
     headers: dict[str, str]
+    omitted: int = 0
 
 
 def render(meters: Sequence[Meter], verdict: Verdict, *, draft: bool = True, legacy: bool = True) -> Rendered:
@@ -36,20 +46,34 @@ def render(meters: Sequence[Meter], verdict: Verdict, *, draft: bool = True, leg
             shadow.append(limit_state(meter, outcome))
         else:
             states.append((meter.limit, meter, outcome))
+    omitted, in_headers = 0, states
     if len(states) > 1:
         states.sort(key=lambda state: restriction(state[0], state[2]))
-    enforced = [(limit, meter.quoted_name, meter.policy_item, outcome) for limit, meter, outcome in states]
+        if len(states) > MAX_IN_HEADERS:
+            in_headers = states[:MAX_IN_HEADERS]
+            omitted = _cut(states)
+    if len(shadow) > MAX_LISTED:
+        shadow.sort(key=lambda state: (not state.violated, state.remaining / state.limit))
+        omitted += _cut(shadow)
+    enforced = [(limit, meter.quoted_name, meter.policy_item, outcome) for limit, meter, outcome in in_headers]
     headers = rate_limit_headers(enforced, verdict.now_us, draft=draft, legacy=legacy)
     limits = [limit_state(meter, outcome) for _, meter, outcome in states]
     if verdict.admitted:
-        return Rendered("ok", "", limits, shadow, None, headers)
+        return Rendered("ok", "", limits, shadow, None, headers, omitted)
     limit, _, outcome = states[0]
     wait_us = outcome.retry_after_us
     retry_after = None
     if wait_us is not None:
         retry_after = -(-wait_us // 1000) / 1000
         headers["Retry-After"] = str(-(-wait_us // SECOND_US))
-    return Rendered(limit_code(limit), limit_message(limit, wait_us), limits, shadow, retry_after, headers)
+    return Rendered(limit_code(limit), limit_message(limit, wait_us), limits, shadow, retry_after, headers, omitted)
+
+
+def _cut(listed: list[Any]) -> int:
+    """Keeps the first of what is listed; returns how many are left out."""
+    omitted = max(0, len(listed) - MAX_LISTED)
+    del listed[MAX_LISTED:]
+    return omitted
 
 
 def limit_state(meter: Meter, outcome: Outcome) -> LimitState:

@@ -416,6 +416,7 @@ class Engine:
             rendered.retry_after,
             headers,
             degraded,
+            rendered.omitted,
         )
         if noted:
             self._recorder.record(asked, decision, now_us)

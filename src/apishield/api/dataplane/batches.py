@@ -14,7 +14,7 @@ from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError
 
 MAX_LIMITS_A_BATCH: Final = 20_000
-"""How many limits all decisions of a batch tell of, each about 250 bytes of the answer; checks after that are refused.
+"""How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer.
 
 What the store had not yet answered by then, some milliseconds of work, comes on top.
 """
@@ -40,21 +40,21 @@ async def decide_in_turns(
         result = refuse("bad_request", _TOO_MANY) if limits >= MAX_LIMITS_A_BATCH else _ask(raw, decoder, check, refuse)
         if isinstance(result, Decision):
             results.append(result)
-            limits += _told(result)
+            limits += _limits_of(result)
         else:
             waiting.append(asyncio.ensure_future(result))
             results.append(waiting[-1])
         if perf_counter() - began > _TURN_SECONDS:
             done = await _pause(waiting)
             waiting = [each for each in waiting if each not in done]
-            limits += sum(_told(each.result()) for each in done)
+            limits += sum(_limits_of(each.result()) for each in done)
             began = perf_counter()
     await asyncio.gather(*(each for each in results if not isinstance(each, Decision)))
     return [each if isinstance(each, Decision) else each.result() for each in results]
 
 
 _TOO_MANY = (
-    f"The checks before this one are told of {MAX_LIMITS_A_BATCH:,} limits, as many as fit one answer: "
+    f"{MAX_LIMITS_A_BATCH:,} limits decided the checks before this one, as many as one batch may ask: "
     "ask for this one in another batch. Nothing was charged for it."
 )
 
@@ -84,5 +84,5 @@ async def _pause(waiting: Sequence[asyncio.Future[Decision]]) -> Collection[asyn
     return done
 
 
-def _told(decision: Decision) -> int:
-    return len(decision.limits) + len(decision.shadow)
+def _limits_of(decision: Decision) -> int:
+    return len(decision.limits) + len(decision.shadow) + decision.limits_omitted

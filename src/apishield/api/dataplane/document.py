@@ -61,6 +61,7 @@ _REFUSED = {
         "Retry-After": "13",
     },
     "degraded": False,
+    "limits_omitted": 0,
 }
 _REPORT = {"decision_id": _DECISION_ID, "status": 200, "latency_ms": 12.5, "bytes": 5120}
 
