@@ -250,6 +250,15 @@ class Settings(BaseModel):
             "details; counts are not lost."
         ),
     )
+    replay_days: Annotated[int, Variable("APISHIELD_REPLAY_DAYS", _LEDGER, "an integer from 0 to 365", "30")] = Field(
+        7,
+        ge=0,
+        le=365,
+        description=(
+            "How many days single decisions are kept: for receipts, the latest requests, and replays of policies. "
+            "0 keeps sums only, and no full address."
+        ),
+    )
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
