@@ -18,6 +18,8 @@ from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import APIShieldError
 from apishield.services import installation
+from apishield.services.analytics.decisions import DecisionService
+from apishield.services.analytics.live import LiveService
 from apishield.services.analytics.service import AnalyticsService
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
@@ -56,6 +58,7 @@ from apishield.stores.redis.notices import ChangeNotices
 from apishield.stores.redis.store import RedisStore
 from apishield.stores.spool.writer import SpoolWriter
 from apishield.stores.sql.database import Database
+from apishield.stores.sql.ledger.archive import DecisionArchive
 from apishield.telemetry import Metrics
 from apishield.telemetry.metrics import METRICS_DIRECTORY
 from apishield.telemetry.parts import (
@@ -182,6 +185,8 @@ class Runtime:
         self.blocks = BlockService(database, secrets, entropy=entropy)
         self.audit = AuditService(database, secrets)
         self.analytics = AnalyticsService(database, clock)
+        self.decisions = DecisionService(DecisionArchive(database), ids, clock)
+        self.live = LiveService(database, self.decisions, clock)
         self.idempotency = IdempotencyService(database, secrets)
         self.node_id = f"node_{entropy(8).hex()}"
         self._started_at_us = 0
@@ -213,6 +218,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Ends the loops, writes what was noted, lets go of every connection. What can't be written is said in the log."""
+        self.live.stop()
         for loop in reversed(self._loops):
             await loop.stop()
         try:

@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 
 from apishield import __version__
 from apishield.api import openapi
+from apishield.api.address_limits import AddressLimit
 from apishield.api.auth import Authorizer
 from apishield.api.middleware.access import AccessMiddleware
 from apishield.api.middleware.bounds import BoundsMiddleware
@@ -33,10 +34,13 @@ from apishield.api.routers import (
     audit,
     blocks,
     customers,
+    decisions,
     docs,
     endpoints,
+    export,
     keys,
     policies,
+    receipts,
     service,
     tenants,
     tokens,
@@ -46,7 +50,22 @@ from apishield.bootstrap import Runtime
 from apishield.core.ids import new_id
 from apishield.errors import ProblemError, StoreUnavailable
 
-ROUTERS = (tenants, tokens, keys, customers, policies, endpoints, blocks, analytics, audit, service, docs)
+ROUTERS = (
+    tenants,
+    tokens,
+    keys,
+    customers,
+    policies,
+    endpoints,
+    blocks,
+    analytics,
+    export,
+    decisions,
+    receipts,
+    audit,
+    service,
+    docs,
+)
 
 
 def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) -> FastAPI:
@@ -81,6 +100,7 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
     app.state.runtime = runtime
     app.state.origins = origins
     app.state.authorizer = Authorizer(runtime, origins)
+    app.state.receipts = AddressLimit(origins, runtime.store, "receipts", receipts.RECEIPTS_AN_ADDRESS)
     app.state.sign_ups = SignUps(origins, runtime.store, runtime.settings.signup_limit)
     app.router.routes.extend(routes())  # as they are: no prefix, nothing inherited
     app.openapi = cache(lambda: document(documented))  # type: ignore[method-assign]  # FastAPI's way to extend it

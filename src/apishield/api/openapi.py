@@ -41,6 +41,7 @@ TAGS = [
         "name": "Analytics",
         "description": "What the ledger says of the traffic: the same sums that quotas and bills stand on.",
     },
+    {"name": "Decisions", "description": "Single decisions: why a request was let through or refused."},
     {"name": "Audit", "description": "Every change, chained so that none can be taken back unseen."},
     {"name": "Checks", "description": "The data plane: may this request pass?"},
     {"name": "Service", "description": "Health, metrics, version."},

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import math
-
 from starlette.types import Scope
 
+from apishield.api.address_limits import AddressLimit
 from apishield.api.origins import Origins
-from apishield.core.counter_keys import counter_key
-from apishield.core.model import SECOND_US, Counter, Limit, OnStoreFailure
 from apishield.core.ports import CounterStore
-from apishield.core.rate_limiter.parse import parse_limit
 from apishield.errors import ConfigurationError, ProblemError
-
-_NOBODYS = "signup"  # the place of the tenant in the counter's key: nobody has one yet
 
 
 class SignUps:
@@ -22,13 +15,11 @@ class SignUps:
 
     def __init__(self, origins: Origins, store: CounterStore, limit: str) -> None:
         self._origins = origins
-        self._store = store
         self._text = limit
         try:
-            algorithm = parse_limit(limit)
+            self._limit = AddressLimit(origins, store, "signup", limit)
         except ValueError as error:
             raise ConfigurationError(f"APISHIELD_SIGNUP_LIMIT: {error}") from None
-        self._limit = Limit(id="lim_signup", name="signup", algorithm=algorithm, on_store_failure=OnStoreFailure.LOCAL)
 
     async def admit(self, scope: Scope) -> None:
         """Raises ``signup_closed`` for a stranger, ``signup_rate_limited`` for an address that signs up too often."""
@@ -38,14 +29,10 @@ class SignUps:
                 "Signing up without a token is open to programs on the same machine only. Send the operator's token: "
                 "'Authorization: Bearer aso_…'.",
             )
-        key = counter_key(_NOBODYS, "live", self._limit, {"ip": self._origins.counted(scope) or "unknown"})
-        decided = self._store.decide([Counter(key, self._limit)], [1])
-        verdict = await decided if inspect.isawaitable(decided) else decided
-        if not verdict.admitted:
-            wait_us = verdict.outcomes[0].retry_after_us
-            headers = {} if wait_us is None else {"Retry-After": str(math.ceil(wait_us / SECOND_US))}
+        wait_seconds = await self._limit.wait_of(scope)
+        if wait_seconds is not None:
             raise ProblemError(
                 "signup_rate_limited",
                 f"This address has signed up too often; the limit is {self._text}.",
-                headers=headers,
+                headers={"Retry-After": str(wait_seconds)},
             )

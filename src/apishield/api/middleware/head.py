@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+HEAD_ONLY = "apishield.head_only"
+"""In the scope: nobody will read the body, so that a stream need not be made."""
+
 
 class HeadMiddleware:
     """Answers HEAD as GET would be answered, without the body."""
@@ -20,4 +23,4 @@ class HeadMiddleware:
         async def send_without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+        await self.app({**scope, "method": "GET", HEAD_ONLY: True}, receive, send_without_body)

@@ -7,7 +7,7 @@ ordered; a key that is made meanwhile may be missed, a sum is never counted twic
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
@@ -71,7 +71,7 @@ async def table_of(database: Database, question: Question, subject: Subject | No
     return Table(question, subject, by_day, sorted(units))
 
 
-async def pages(database: Database, table: Table) -> AsyncIterator[list[Row]]:
+async def pages(database: Database, table: Table) -> AsyncGenerator[list[Row], None]:
     """The rows, page by page; by subject, then by day. Groups without traffic have none."""
     by = SUBJECTS[table.subject] if table.subject else ()
     starts_s = starts_of(table.question, Step.DAY) if table.by_day else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -13,6 +13,7 @@ from apishield.core.ports import Clock
 from apishield.core.records import Actor
 from apishield.services.analytics.breakdowns import Breakdown, Kind, Order, break_down
 from apishield.services.analytics.export import Row, Subject, Table, pages, table_of
+from apishield.services.analytics.freshness import FRESH_WITHIN_SECONDS, Freshness, as_it_is
 from apishield.services.analytics.planner import Covered
 from apishield.services.analytics.questions import Filters, Question, ask
 from apishield.services.analytics.summaries import Summary, summarise
@@ -22,15 +23,6 @@ from apishield.stores.sql.analytics.addresses import AddressCounts, AddressReade
 from apishield.stores.sql.analytics.names import CustomerName, KeyName, NameReader
 from apishield.stores.sql.analytics.rollups import RollupReader
 from apishield.stores.sql.database import Database
-
-FRESH_WITHIN_SECONDS = 1.0
-
-Freshness = Callable[[float], Awaitable[object]]
-"""Waits, at most so many seconds, until what this node decided is in the ledger."""
-
-
-async def _as_it_is(_seconds: float) -> None:
-    """Takes the ledger as it is."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -44,7 +36,7 @@ class Addresses(msgspec.Struct, frozen=True):
 class AnalyticsService:
     """Answers questions about a tenant's traffic. Every answer is of one moment of the database."""
 
-    def __init__(self, database: Database, clock: Clock, fresh: Freshness = _as_it_is) -> None:
+    def __init__(self, database: Database, clock: Clock, fresh: Freshness = as_it_is) -> None:
         self._database = database
         self._clock = clock
         self._fresh = fresh
@@ -97,7 +89,7 @@ class AnalyticsService:
         await self._fresh(FRESH_WITHIN_SECONDS)
         return await table_of(self._database, question, subject, by_day=by_day)
 
-    def export_pages(self, table: Table) -> AsyncIterator[list[Row]]:
+    def export_pages(self, table: Table) -> AsyncGenerator[list[Row], None]:
         """The rows of an export, page by page."""
         return pages(self._database, table)
 
