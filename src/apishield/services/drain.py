@@ -7,6 +7,7 @@ Does not own: files (``stores.spool``), the transaction that makes it exactly on
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 import msgspec
@@ -47,13 +48,13 @@ class Ledger(Protocol):
 
 
 class DrainStats(msgspec.Struct):
-    """Plain numbers of one drain. Times are microseconds since the Unix epoch; ``taken_at_us`` is that of the last success."""
+    """Plain numbers of one drain. ``caught_up_at_us``: what was written until then was taken (microseconds since the epoch)."""
 
     intakes: int = 0
     fenced: int = 0
     unreadable_frames: int = 0
     failures: int = 0
-    taken_at_us: int = 0
+    caught_up_at_us: int = 0
 
 
 class SpoolDrain:
@@ -70,6 +71,7 @@ class SpoolDrain:
         self._claims: dict[int, Claim] = {}
         self._positions: dict[int, int] = {}
         self._house_kept_at_us = 0
+        self._turn = asyncio.Lock()  # who asks for figures may call for a round while one goes on
 
     async def catch_up(self) -> None:
         """Takes all that there is."""
@@ -81,9 +83,17 @@ class SpoolDrain:
 
         Raises what the ledger raises, and ``OSError``; nothing is lost then: the next call goes on where this one ended.
         """
-        self.draining = self.spools.hold()
-        if not self.draining:
-            return False
+        async with self._turn:
+            self.draining = self.spools.hold()
+            return self.draining and await self._round()
+
+    def close(self) -> None:
+        """Lets go of the spools."""
+        self.draining = False
+        self.spools.close()
+
+    async def _round(self) -> bool:
+        began_at_us = self._clock()
         self.spools.make_room()
         behind, failure = False, None
         for reader in self.spools.readers():
@@ -97,13 +107,9 @@ class SpoolDrain:
             raise failure
         await self._ledger.settle_pending()
         await self._keep_house()
-        self.stats.taken_at_us = self._clock()
+        if not behind:
+            self.stats.caught_up_at_us = began_at_us
         return behind
-
-    def close(self) -> None:
-        """Lets go of the spools."""
-        self.draining = False
-        self.spools.close()
 
     async def _drain(self, reader: SpoolReader) -> bool:
         claim = self._claims.get(reader.spool)
@@ -116,7 +122,7 @@ class SpoolDrain:
         part, end = reader.read(position)
         if part.frames:
             try:
-                await self._apply(claim, Intake(claim.stream, position, end, [part]))
+                await self._ledger.apply(claim, Intake(claim.stream, position, end, [self._readable(part)]))
             except Fenced as error:
                 log.warning("ledger.fenced", stream=claim.stream, reason=str(error))
                 self.stats.fenced += 1
@@ -129,30 +135,20 @@ class SpoolDrain:
             self._let_go(reader.spool)
         return reader.behind
 
-    async def _apply(self, claim: Claim, intake: Intake) -> None:
-        try:
-            await self._ledger.apply(claim, intake)
-        except msgspec.DecodeError:
-            await self._ledger.apply(claim, msgspec.structs.replace(intake, parts=self._readable(intake)))
-
-    def _readable(self, intake: Intake) -> list[SpoolPart]:
-        """The parts less the frames that are whole and yet hold no events, as those of a later version; these are put aside."""
-        parts = []
-        for part in intake.parts:
-            frames = []
-            for frame in part.frames:
-                try:
-                    frame.events()
-                except msgspec.DecodeError as error:
-                    self.stats.unreadable_frames += 1
-                    kept = put_aside(
-                        self.spools.root, f"{spool_name(part.spool)}-unreadable-{frame.end}", frame.payload
-                    )
-                    log.error("ledger.unreadable_frame", stream=intake.stream, error=str(error), quarantine=kept)
-                else:
-                    frames.append(frame)
-            parts.append(SpoolPart(part.spool, frames))
-        return parts
+    def _readable(self, part: SpoolPart) -> SpoolPart:
+        """The part less the frames that are whole and yet hold no events, as those of a later version; these are put aside."""
+        frames = []
+        for frame in part.frames:
+            try:
+                frame.events()
+            except msgspec.DecodeError as error:
+                self.stats.unreadable_frames += 1
+                name = spool_name(part.spool)
+                kept = put_aside(self.spools.root, f"{name}-unreadable-{frame.end}", frame.payload)
+                log.error("ledger.unreadable_frame", spool=name, end=frame.end, error=str(error), quarantine=kept)
+            else:
+                frames.append(frame)
+        return SpoolPart(part.spool, frames)
 
     async def _keep_house(self) -> None:
         now_us = self._clock()
