@@ -197,30 +197,24 @@ class Consumer:
 
     async def _take(self, partition: int, claim: Claim, messages: list[Message]) -> None:
         start, end = self._positions[partition], _offset(messages[-1]) + 1
-        read = [(message, part) for message in messages if (part := await self._read(message)) is not None]
-        try:
-            await self._ledger.apply(claim, Intake(claim.stream, start, end, _joined(part for _, part in read)))
-        except msgspec.DecodeError:  # seldom, so it is not looked for before
-            parts = [await self._readable(message, part) for message, part in read]
-            await self._ledger.apply(claim, Intake(claim.stream, start, end, _joined(parts)))
+        parts = [await self._read(message) for message in messages]
+        await self._ledger.apply(claim, Intake(claim.stream, start, end, _joined(parts)))
         self._positions[partition] = end
         self.stats.intakes += 1
         self.stats.messages += len(messages)
         self.stats.bytes += sum(map(len, messages))
         self.stats.taken_at_us = self._clock()
 
-    async def _read(self, message: Message) -> SpoolPart | None:
+    async def _read(self, message: Message) -> SpoolPart:
+        """What of a message can be read. Where that is not all, the message goes to the dead letters."""
+        part, reason = SpoolPart(0, []), None
         try:
-            return decode_message(message.value())
+            part, reason = readable(decode_message(message.value()))
         except UnreadableMessageError as error:
-            await self._bury(message, str(error))
-            return None
-
-    async def _readable(self, message: Message, part: SpoolPart) -> SpoolPart:
-        found, reason = readable(part)
+            reason = str(error)
         if reason is not None:
             await self._bury(message, reason)
-        return found
+        return part
 
     async def _bury(self, message: Message, reason: str) -> None:
         """Sends a message to the dead letters. It is passed over only once it has arrived there."""
@@ -322,6 +316,8 @@ def _joined(parts: Iterable[SpoolPart]) -> list[SpoolPart]:
     """One part a spool, each frame once: what a publisher has sent again is known by its end."""
     found: dict[int, list[Frame]] = {}
     for part in parts:
+        if not part.frames:
+            continue
         frames = found.setdefault(part.spool, [])
         frames += [frame for frame in part.frames if not frames or frame.end > frames[-1].end]
     return [SpoolPart(spool, frames) for spool, frames in found.items()]

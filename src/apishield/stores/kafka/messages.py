@@ -35,6 +35,15 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     frames: list[tuple[int, bytes]]
 
 
+class _ReadFrame(Frame, frozen=True, gc=False):
+    """A frame whose events were read already, since that is how it was found to be whole."""
+
+    read: list[Event]
+
+    def events(self) -> list[Event]:
+        return self.read
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Envelope).decode
 _decode_items = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -136,11 +145,9 @@ def readable(part: SpoolPart) -> tuple[SpoolPart, str | None]:
     reason: str | None = None
     for frame in part.frames:
         try:
-            frame.events()
+            frames.append(_ReadFrame(frame.end, frame.payload, frame.events()))
         except msgspec.DecodeError as error:
             reason = reason or f"undecodable: the frame up to {frame.end}: {error}"
-        else:
-            frames.append(frame)
     return SpoolPart(part.spool, frames), reason
 
 
