@@ -27,6 +27,7 @@ class Process:
         self.degraded = 0.0
         self.metrics.gauge("apishield_store_degraded", lambda: self.degraded)
         self.metrics.gauge("apishield_counters", lambda: 10)
+        self.metrics.gauge("apishield_snapshot_keys", lambda: True)  # what a part says may be a whole number, or yes
         asyncio.run(self.metrics.join(directory, role, clock))
         assert self.metrics._shared is not None
         self.shared: Shared = self.metrics._shared
@@ -72,6 +73,7 @@ def test_a_gauge_is_the_highest_or_the_sum_and_a_process_number_has_the_process(
     assert shown["apishield_counters",] == 20
     assert shown["process_open_fds", "api-1"] > 0
     assert shown["process_open_fds", "ledger-1"] > 0
+    assert shown["apishield_snapshot_keys",] == 1
 
 
 def test_what_a_killed_process_had_shown_stays_counted_and_its_gauges_go(tmp_path: Path, clock: ManualClock) -> None:

@@ -22,7 +22,7 @@ from apishield.telemetry.catalogue import DEFINITIONS, Kind
 from apishield.telemetry.exposition import expose
 from apishield.telemetry.latency import Latency
 from apishield.telemetry.process import read_process
-from apishield.telemetry.shared import Labels, Numbers, Published, Shared, Values, add
+from apishield.telemetry.shared import Labels, Numbers, Published, Shared, Values
 
 MAX_LIMITS: Final = 200
 """How many names of limits a process shows by themselves: those that refuse first."""
@@ -139,10 +139,14 @@ class Metrics:
 
     async def publish(self) -> None:
         """Writes down what this process counts, for whichever process is scraped next. Raises ``OSError``."""
-        shared = self._shared
-        if shared is not None:
-            async with self._publishing:  # an older reading must not be written after a newer one
-                await asyncio.to_thread(shared.publish, self.numbers())
+        if self._shared is not None:
+            await self._publish(self._shared)
+
+    async def _publish(self, shared: Shared) -> Numbers:
+        async with self._publishing:  # an older reading must not be written after a newer one
+            numbers = self.numbers()
+            await asyncio.to_thread(shared.publish, numbers)
+            return numbers
 
     async def leave(self) -> None:
         """Publishes for the last time: what was counted stays, and nobody misses this process."""
@@ -161,19 +165,16 @@ class Metrics:
         if shared is None:
             return self.render()
         try:
-            await self.publish()
-            return expose(await asyncio.to_thread(shared.read)), CONTENT_TYPE_LATEST
+            numbers = await self._publish(shared)
         except OSError as error:
-            log.warning("metrics.alone", reason=str(error), consequence="a scrape shows the process that answers it")
-            return self.render()
+            log.warning("metrics.not_published", reason=str(error))
+            numbers = self.numbers()
+        published = [shared.with_inherited(numbers), *await asyncio.to_thread(shared.others)]
+        return expose(published), CONTENT_TYPE_LATEST
 
     def render(self) -> tuple[bytes, str]:
         """The numbers of this process alone."""
-        numbers = self.numbers()
-        if self._shared is not None:
-            numbers = add(self._shared.inherited, numbers)
-        process = "here" if self._shared is None else self._shared.process
-        return expose([Published(process, numbers, fresh=True)]), CONTENT_TYPE_LATEST
+        return expose([Published("here", self.numbers(), fresh=True)]), CONTENT_TYPE_LATEST
 
     def numbers(self) -> Numbers:
         """All present values, by metric and labels."""
@@ -190,8 +191,8 @@ class Metrics:
 
 def _values(read: float | Mapping[Any, float]) -> Values:
     if isinstance(read, Mapping):
-        return [(_labels(labels), value) for labels, value in list(read.items())]
-    return [((), read)]
+        return [(_labels(labels), float(value)) for labels, value in list(read.items())]
+    return [((), float(read))]
 
 
 def _labels(labels: str | tuple[object, ...]) -> Labels:

@@ -95,18 +95,23 @@ class Shared:
         finally:
             os.close(self._lock)
 
-    def read(self) -> list[Published]:
-        """What the processes of the node have published, those that ended included. Raises ``OSError``."""
+    def with_inherited(self, numbers: Numbers) -> Published:
+        """What this process shows: what it counted, and what those before it in the slot did."""
+        return Published(self.process, add(self.inherited, numbers), fresh=True)
+
+    def others(self) -> list[Published]:
+        """What the other processes of the node have published, those that ended included."""
         now_us = self._clock()
         found = []
         for path in sorted(self._directory.glob("*" + _NUMBERS)):
-            file = _read(path)
+            process = path.name.removesuffix(_NUMBERS)
+            file = None if process == self.process else _read(path)
             if file is not None:
                 fresh = not file.left and abs(now_us - file.at_us) <= FRESH_US
                 numbers = file.numbers if fresh else _counted(file.numbers)
                 if not fresh and not file.left:
                     numbers["apishield_process_up"] = [((), 0)]
-                found.append(Published(path.name.removesuffix(_NUMBERS), numbers, fresh))
+                found.append(Published(process, numbers, fresh))
         return found
 
     def _write(self, numbers: Numbers, *, left: bool) -> None:
@@ -152,7 +157,7 @@ def _outlives(name: str) -> bool:
 def _read(path: Path) -> _File | None:
     try:
         return _decode(path.read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError):
         return None  # gone this moment, or of another version
 
 
