@@ -111,7 +111,7 @@ SPOOL: Final = (
     _gauge("apishield_spool_limit_bytes", "The most that the spool may hold (APISHIELD_SPOOL_BYTES)."),
     _gauge(
         "apishield_spool_undrained_age_seconds",
-        "Age of the oldest event that is not in the ledger (with Kafka: not published) yet; 0 where none waits.",
+        "Age that no event exceeds which is not in the ledger (with Kafka: not published) yet.",
     ),
     _counter(
         "apishield_spool_folded_events_total", "Decisions of which only the count was kept, because the spool was full."
@@ -128,19 +128,34 @@ SPOOL: Final = (
 
 LEDGER: Final = (
     _counter("apishield_ledger_events_total", "Events taken into the ledger."),
-    _counter("apishield_ledger_duplicates_total", "Events and results that came again, and were dropped."),
-    _counter(
-        "apishield_ledger_late_results_total", "Results that came over 24 h after their decision, and were dropped."
+    _gauge(
+        "apishield_ledger_newest_decision_timestamp_seconds",
+        "Time of the newest decision that was taken, since the Unix epoch.",
     ),
-    _gauge("apishield_ledger_pending_results", "Results and settlements whose decision is not in the ledger yet."),
+    _counter("apishield_ledger_duplicates_total", "Messages and results that came again, and were dropped."),
+    _counter(
+        "apishield_ledger_late_results_total",
+        "Results that came over 24 h after their decision, or whose decision never came; dropped.",
+    ),
+    _counter(
+        "apishield_ledger_put_aside_total", "Results and settlements that came before their decision, and wait for it."
+    ),
+    _counter(
+        "apishield_ledger_put_aside_lost_total",
+        "Those that could not wait, because too many of their tenant did already.",
+    ),
+    _counter("apishield_ledger_failures_total", "Times that spooled events could not be taken; they are tried again."),
     _counter("apishield_ledger_fenced_total", "Intakes that were refused, because another worker has taken over."),
+    _counter(
+        "apishield_ledger_contended_total", "Transactions that were tried again, because another worker was in the way."
+    ),
+    _counter(
+        "apishield_ledger_unreadable_frames_total", "Frames that are whole and yet can't be understood; put aside."
+    ),
+    _counter("apishield_ledger_clamped_events_total", "Events whose time was absurd, and counted as of their arrival."),
     _counter(
         "apishield_ledger_other_series_total",
         "Events counted under (other), because their tenant has too many distinct endpoints or series.",
-    ),
-    _gauge(
-        "apishield_ledger_newest_decision_timestamp_seconds",
-        "Time of the newest decision in the ledger, since the Unix epoch.",
     ),
     _gauge(
         "apishield_ledger_drift_units", "Units by which a counter and the ledger differ, by kind of counter.", "kind"
@@ -149,7 +164,14 @@ LEDGER: Final = (
 
 KAFKA: Final = (
     _counter("apishield_kafka_published_events_total", "Events that Kafka has acknowledged."),
+    _counter(
+        "apishield_kafka_publish_failures_total", "Times that events could not be published; they are tried again."
+    ),
+    _gauge("apishield_kafka_publish_age_seconds", "For how long the oldest events wait for Kafka to acknowledge them."),
+    _counter("apishield_kafka_consumed_messages_total", "Messages taken from the topic."),
+    _counter("apishield_kafka_consume_failures_total", "Times that messages could not be taken; they are tried again."),
     _gauge("apishield_kafka_consumer_lag_messages", "Messages that no worker has taken yet.", "partition"),
+    _counter("apishield_kafka_lost_messages_total", "Messages that Kafka had deleted before they were taken."),
     _counter("apishield_kafka_dead_letters_total", "Messages that can't be read; they lie in the dead-letter topic."),
 )
 

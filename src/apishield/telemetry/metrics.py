@@ -22,7 +22,7 @@ from apishield.telemetry.catalogue import DEFINITIONS, Kind
 from apishield.telemetry.exposition import expose
 from apishield.telemetry.latency import Latency
 from apishield.telemetry.process import read_process
-from apishield.telemetry.shared import Labels, Numbers, Published, Shared, Values
+from apishield.telemetry.shared import Labels, Numbers, Published, Shared, Values, add
 
 MAX_LIMITS: Final = 200
 """How many names of limits a process shows by themselves: those that refuse first."""
@@ -81,7 +81,7 @@ class Metrics:
         self.result_seconds = Latency()
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self.request_seconds = Latency()
-        self._reads: dict[str, Read] = {}
+        self._reads: dict[str, list[Read]] = {}
         self._histograms: dict[str, Latency] = {}
         self._shared: Shared | None = None
         self._publishing = asyncio.Lock()
@@ -109,20 +109,18 @@ class Metrics:
 
     def gauge(self, name: str, read: Read) -> None:
         """Shows what ``read`` returns at each scrape: a number, or numbers by the values of the metric's labels."""
-        self._name(name, Kind.GAUGE, read)
+        assert DEFINITIONS[name].kind is Kind.GAUGE, name
+        self._reads[name] = [read]
 
     def counter(self, name: str, read: Read) -> None:
-        """Shows a number (or numbers by labels) that something else counts and that only grows."""
-        self._name(name, Kind.COUNTER, read)
+        """Shows a number (or numbers by labels) that something else counts and that only grows; several add up."""
+        assert DEFINITIONS[name].kind is Kind.COUNTER, name
+        self._reads.setdefault(name, []).append(read)
 
     def histogram(self, name: str, latency: Latency) -> None:
         """Shows what ``latency`` measures."""
         assert DEFINITIONS[name].kind is Kind.HISTOGRAM, name
         self._histograms[name] = latency
-
-    def _name(self, name: str, kind: Kind, read: Read) -> None:
-        assert DEFINITIONS[name].kind is kind, name
-        self._reads[name] = read
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
@@ -181,8 +179,9 @@ class Metrics:
         found: Numbers = {
             name: [((), [*latency.counts, latency.sum_seconds])] for name, latency in self._histograms.items()
         }
-        for name, read in self._reads.items():
-            found[name] = _values(read())
+        for name, reads in self._reads.items():
+            for read in reads:
+                found = add(found, {name: _values(read())})
         for name, value in read_process().items():
             found[name] = [((), value)]
         found["apishield_process_up"] = [((), 1)]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apishield.core.model import SECOND_US
-from apishield.core.ports import CounterStore
+from apishield.core.ports import Clock, CounterStore
+from apishield.services.drain import SpoolDrain
+from apishield.services.ledger import LedgerStats
 from apishield.services.loops import Loop
 from apishield.services.shadow import ShadowNotes
 from apishield.services.snapshot import Snapshot
@@ -69,3 +71,38 @@ def _bytes_in(root: Path) -> int:
         return bytes_in(root)
     except OSError:
         return 0  # a spool that is removed this moment, or a disk whose trouble others tell of
+
+
+def show_drain(metrics: Metrics, drain: SpoolDrain, clock: Clock) -> None:
+    """How far the one that drains this node's spools is. Where another process does, it tells."""
+    began_at_us = clock()
+
+    def age_seconds() -> float | dict[str, float]:
+        if not drain.draining:
+            return {}
+        return max(0, clock() - (drain.stats.caught_up_at_us or began_at_us)) / SECOND_US
+
+    files = drain.spools.stats
+    metrics.gauge("apishield_spool_undrained_age_seconds", age_seconds)
+    metrics.counter("apishield_spool_folded_events_total", lambda: files.folded_events)
+    metrics.counter("apishield_spool_damaged_frames_total", lambda: files.damaged_frames)
+    metrics.counter("apishield_ledger_failures_total", lambda: drain.stats.failures)
+    metrics.counter("apishield_ledger_unreadable_frames_total", lambda: drain.stats.unreadable_frames)
+
+
+def show_ledger(metrics: Metrics, stats: LedgerStats) -> None:
+    """What this process has taken into the ledger."""
+    metrics.counter("apishield_ledger_events_total", lambda: stats.events)
+    metrics.gauge(
+        "apishield_ledger_newest_decision_timestamp_seconds",
+        lambda: stats.newest_us / SECOND_US if stats.newest_us else {},
+    )
+    metrics.counter("apishield_ledger_duplicates_total", lambda: stats.duplicates)
+    metrics.counter("apishield_ledger_late_results_total", lambda: stats.late_dropped)
+    metrics.counter("apishield_ledger_put_aside_total", lambda: stats.pending)
+    metrics.counter("apishield_ledger_put_aside_lost_total", lambda: stats.pending_dropped)
+    metrics.counter("apishield_ledger_fenced_total", lambda: stats.fenced)
+    metrics.counter("apishield_ledger_contended_total", lambda: stats.contended)
+    metrics.counter("apishield_ledger_unreadable_frames_total", lambda: stats.broken_frames)
+    metrics.counter("apishield_ledger_clamped_events_total", lambda: stats.clamped)
+    metrics.counter("apishield_ledger_other_series_total", lambda: stats.other_series)
