@@ -40,6 +40,7 @@ from apishield.services.loops import (
 )
 from apishield.services.policies import PolicyService
 from apishield.services.recorder import DecisionRecorder
+from apishield.services.replay import ReplayService, forget_old_replays
 from apishield.services.reports import ReportService
 from apishield.services.secret_check import check_secret
 from apishield.services.secrets import Secrets
@@ -187,6 +188,14 @@ class Runtime:
         self.analytics = AnalyticsService(database, clock)
         self.decisions = DecisionService(DecisionArchive(database), ids, clock)
         self.live = LiveService(database, self.decisions, clock)
+        self.replays = ReplayService(
+            database,
+            DecisionArchive(database, replay_days=settings.replay_days),
+            self.snapshot,
+            clock,
+            replay_days=settings.replay_days,
+            entropy=entropy,
+        )
         self.idempotency = IdempotencyService(database, secrets)
         self.node_id = f"node_{entropy(8).hex()}"
         self._started_at_us = 0
@@ -221,6 +230,7 @@ class Runtime:
         self.live.stop()
         for loop in reversed(self._loops):
             await loop.stop()
+        await self.replays.close()
         try:
             await self.store.close()  # first: it may still have something to note
             await self.usage.flush()
@@ -269,6 +279,7 @@ class Runtime:
             await tx.meta.forget_nodes(before_us=now_us - _NODES_KEPT_US)
             await tx.usage.forget_quotas(before_us=now_us - _QUOTAS_KEPT_US)
             await forget_old(tx, now_us)
+            await forget_old_replays(tx, now_us)
 
     async def _committed(self, sequence: int) -> None:
         """After a change: this node knows it before the answer goes out; the others hear of it."""

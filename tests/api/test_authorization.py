@@ -18,6 +18,7 @@ IDS = {
     "key_id": "key_06dnd0g2v5v7h3m8k1q0p2r4t6",
     "customer_id": "cus_06dnd0g2v5v7h3m8k1q0p2r4t6",
     "policy_id": "pol_06dnd0g2v5v7h3m8k1q0p2r4t6",
+    "replay_id": "rpl_06dnd0g2v5v7h3m8k1q0p2r4t6",
     "endpoint_id": "end_06dnd0g2v5v7h3m8k1q0p2r4t6",
     "block_id": "blk_06dnd0g2v5v7h3m8k1q0p2r4t6",
     "allow_id": "alw_06dnd0g2v5v7h3m8k1q0p2r4t6",

@@ -60,9 +60,11 @@ async def belongings(alice: Tenant) -> dict[str, str]:
     endpoint = await alice.ok("POST", "/v1/endpoints", {"method": "GET", "path": "/alices/path"}, status=201)
     block = await alice.ok("POST", "/v1/blocklist", {"ip": "198.51.100.7", "reason": "alices block"}, status=201)
     allow = await alice.ok("POST", "/v1/allowlist", {"ip": "198.51.100.8", "reason": "alices allow"}, status=201)
+    replay = await alice.ok("POST", "/v1/policies/replay", {"limit": "5/minute", "from": "now-1h"})
     decision = await alice.ok("POST", "/v1/check", {"method": "GET", "reserve": True})
     return {
         "decision_id": decision["decision_id"],
+        "replay_id": replay["id"],
         "path": "alices/path",
         "tenant_id": alice.id,
         "customer_id": customer["id"],

@@ -86,6 +86,14 @@ class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_us: int
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every decision that was made in the period until now took part."""
+        as_asked = self.covered_from_us == self.from_us and self.covered_to_us == min(
+            self.to_us, self.created_at_us + 1
+        )
+        return self.report is not None and as_asked and not self.only_counted and not self.report.not_judged
+
+    @property
     def progress(self) -> float:
         """How much of the period was looked at, 0 to 1."""
         if self.status == "done":

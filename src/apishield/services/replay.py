@@ -214,7 +214,7 @@ class ReplayService:
         return ended
 
 
-async def forget_old(tx: UnitOfWork, now_us: int) -> None:
+async def forget_old_replays(tx: UnitOfWork, now_us: int) -> None:
     """Forgets replays that are older than what they tell of may be kept."""
     await tx.replays.forget_before(created_at_us=now_us - DAYS_KEPT * DAY_S * SECOND_US)
 
