@@ -35,6 +35,13 @@ def test_what_takes_longer_than_a_day_counts_as_a_day() -> None:
     assert Histogram.from_bytes(histogram.to_bytes()) == histogram
 
 
+@pytest.mark.parametrize("count", [1, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**64 - 1])
+def test_a_count_of_any_size_is_kept_whole(count: int) -> None:
+    histogram = Histogram()
+    histogram.add(7, count)
+    assert Histogram.from_bytes(histogram.to_bytes()).count == count
+
+
 def test_negative_values_and_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="-1 µs is negative"):
         Histogram().add(-1)

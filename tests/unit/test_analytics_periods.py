@@ -214,6 +214,15 @@ def test_midnights_that_clocks_skip_and_days_that_a_zone_skipped() -> None:
     assert apia == [s("2011-12-29T10:00:00"), s("2011-12-30T10:00:00"), s("2011-12-31T10:00:00")]
 
 
+def test_where_clocks_change_by_half_an_hour_one_step_is_an_hour_and_a_half() -> None:
+    zone = ZoneInfo("Australia/Lord_Howe")  # 2026-04-05: 02:00 becomes 01:30; 2026-10-04: 02:00 becomes 02:30
+    autumn = steps(us("2026-04-04T13:00:00"), us("2026-04-04T17:00:00"), HOUR, zone)
+    assert [later - earlier for earlier, later in pairwise(autumn)] == [3600, 5400, 3600]
+    spring = steps(us("2026-10-03T13:30:00"), us("2026-10-03T18:00:00"), HOUR, zone)
+    assert [later - earlier for earlier, later in pairwise(spring)] == [3600, 5400, 3600]
+    assert all(datetime.fromtimestamp(start_s, zone).minute == 0 for start_s in autumn + spring)
+
+
 def test_too_many_points_are_refused_before_they_are_made() -> None:
     with pytest.raises(ValueError, match=r"minute makes more than 1,000 points .* longer step or a shorter period"):
         steps(0, NOW_US, MINUTE)
@@ -226,6 +235,12 @@ def test_too_many_points_are_refused_before_they_are_made() -> None:
 )
 def test_the_step_is_the_shortest_that_makes_few_points(from_: str, step: Step) -> None:
     assert step_for(parse_instant(from_, NOW_US), NOW_US, Horizon.at(NOW_US)) is step
+
+
+def test_the_step_fits_also_where_the_period_begins_within_one() -> None:
+    begun_us = NOW_US - 1_000 * 60 * SECOND_US  # at half a minute, so that it touches 1,001 minutes
+    assert step_for(begun_us, NOW_US, Horizon.at(NOW_US)) is HOUR
+    assert step_for(begun_us + 120 * SECOND_US, NOW_US, Horizon.at(NOW_US)) is MINUTE
 
 
 def test_the_step_is_one_that_is_still_kept() -> None:

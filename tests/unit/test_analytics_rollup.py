@@ -226,6 +226,22 @@ def test_an_endpoint_that_is_not_admitted_is_counted_as_other_and_asked_for_once
     assert asked == [("ten_1", "GET", path) for path in ("/known", "/one", "/two")]
 
 
+def test_a_template_is_not_mistaken_for_a_path_that_looks_like_it() -> None:
+    aggregator = Aggregator(lambda *_: False)
+    for flags in (CATALOGUED, 0, CATALOGUED):
+        aggregator.add_decision(msgspec.structs.replace(DECISION, flags=flags))
+    found = {s.endpoint: m.requests for (s, _), m in aggregator.minutes.items() if s.dims is Dims.ENDPOINT}
+    assert found == {"/orders/{order}": 2, OTHER: 1}
+
+
+def test_a_key_that_changes_hands_counts_for_whom_it_belonged_to() -> None:
+    aggregator = Aggregator()
+    for customer_id in ("cus_1", "cus_2", None):
+        aggregator.add_decision(msgspec.structs.replace(DECISION, customer_id=customer_id))
+    found = {s.customer_id: m.requests for (s, _), m in aggregator.minutes.items() if s.dims is Dims.KEY}
+    assert found == {"cus_1": 1, "cus_2": 1, "": 1}
+
+
 def test_what_a_caller_can_invent_makes_no_series() -> None:
     aggregator = Aggregator()
     for number in range(50):
