@@ -24,14 +24,18 @@ from apishield.services.analytics.service import AnalyticsService
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
 from apishield.services.customers import CustomerService
+from apishield.services.drain import SpoolDrain
 from apishield.services.endpoints import EndpointService
 from apishield.services.engine import Engine
+from apishield.services.freshness import Freshness
 from apishield.services.idempotency import IdempotencyService
 from apishield.services.keys import KeyService
+from apishield.services.ledger import LedgerService
 from apishield.services.loops import (
     FLUSH_SECONDS,
     HEARTBEAT_SECONDS,
     HOUSEKEEPING_SECONDS,
+    LEDGER_SECONDS,
     METRICS_SECONDS,
     OPERATOR_SECONDS,
     POLL_SECONDS,
@@ -57,7 +61,7 @@ from apishield.stores.memory import MemoryStore
 from apishield.stores.redis.connection import connect
 from apishield.stores.redis.notices import ChangeNotices
 from apishield.stores.redis.store import RedisStore
-from apishield.stores.spool.writer import SpoolWriter
+from apishield.stores.spool import Spools, SpoolWriter
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger.archive import DecisionArchive
 from apishield.telemetry import Metrics
@@ -159,10 +163,18 @@ class Runtime:
         self.usage = UsageService(self.snapshot, database, clock)
         self.live_nodes = 1
         self.store = self._make_store()
-        self.usage.use(self.store)
         mac_keys = [secrets.derive("decision ids", version) for version in secrets.versions]
         self.events = open_spool(settings, entropy, clock)
         self.decision_ids = ids = DecisionIds(mac_keys, self.events.spool)
+        self.node_id = f"node_{entropy(8).hex()}"
+        self.drain = self._make_drain()
+        self.freshness = Freshness(
+            database,
+            self.events,
+            can_wait=settings.ledger == "worker" and not settings.kafka_bootstrap_servers,
+            drain=None if self.drain is None else self.drain.catch_up,
+        )
+        self.usage.use(self.store, self.freshness.wait)
         self.recorder = DecisionRecorder(self.events, self.usage, self.metrics.checks, self.metrics.limit_refusals.add)
         self.engine = Engine(
             self.snapshot,
@@ -185,7 +197,7 @@ class Runtime:
         self.endpoints = EndpointService(database, secrets, entropy=entropy)
         self.blocks = BlockService(database, secrets, entropy=entropy)
         self.audit = AuditService(database, secrets)
-        self.analytics = AnalyticsService(database, clock)
+        self.analytics = AnalyticsService(database, clock, self.freshness.wait)
         self.decisions = DecisionService(DecisionArchive(database), ids, clock)
         self.live = LiveService(database, self.decisions, clock)
         self.replays = ReplayService(
@@ -197,7 +209,6 @@ class Runtime:
             entropy=entropy,
         )
         self.idempotency = IdempotencyService(database, secrets)
-        self.node_id = f"node_{entropy(8).hex()}"
         self._started_at_us = 0
         self._feed = Loop("snapshot", self.snapshot.catch_up, POLL_SECONDS)
         self._loops = [
@@ -210,6 +221,8 @@ class Runtime:
             Loop("housekeeping", self._keep_house, HOUSEKEEPING_SECONDS),
             Loop("metrics", self.metrics.publish, METRICS_SECONDS),
         ]
+        if self.drain is not None:
+            self._loops.append(Loop("ledger", self.drain.catch_up, LEDGER_SECONDS))
         self._notices = self._make_notices()
         database.on_commit(self._committed)
         self._show_metrics()
@@ -239,6 +252,8 @@ class Runtime:
         except Exception as error:  # noqa: BLE001  the process ends in any case
             log.error("node.not_flushed", error=f"{type(error).__name__}: {error}"[:500])
         self.events.close()
+        if self.drain is not None:
+            await self._drain_the_rest(self.drain)
         if self._notices is not None:
             await self._notices.close()
         await self.database.close()
@@ -286,6 +301,21 @@ class Runtime:
         if self._notices is not None:
             self._notices.publish(sequence)
         await self.snapshot.catch_up()
+
+    def _make_drain(self) -> SpoolDrain | None:
+        """What takes events into the ledger where this process does so itself."""
+        if self.settings.ledger != "inline" or self.settings.kafka_bootstrap_servers:
+            return None
+        spools = Spools(self.settings.data_dir / SPOOL_DIRECTORY, max_bytes=self.settings.spool_bytes)
+        ledger = LedgerService(self.database, self.clock, replay_days=self.settings.replay_days)
+        return SpoolDrain(spools, ledger, self.clock, owner=self.node_id)
+
+    async def _drain_the_rest(self, drain: SpoolDrain) -> None:
+        try:
+            await drain.catch_up()
+        except Exception as error:  # noqa: BLE001  what is left waits on the disk for the next start
+            log.warning("ledger.not_drained", error=f"{type(error).__name__}: {error}"[:500])
+        drain.close()
 
     def _make_store(self) -> CounterStore:
         url = self.settings.redis_url

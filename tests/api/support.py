@@ -144,7 +144,8 @@ class Service:
 @asynccontextmanager
 async def serving(data_dir: Path, clock: ManualClock, **settings: Any) -> AsyncIterator[Service]:
     """A node on SQLite and memory, without its loops."""
-    made = Settings(**{"data_dir": data_dir, "secret": SECRET, "operator_token": OPERATOR_TOKEN, **settings})
+    fixed = {"data_dir": data_dir, "secret": SECRET, "operator_token": OPERATOR_TOKEN, "ledger": "inline"}
+    made = Settings(**{**fixed, **settings})
     await prepare(made, clock=clock)
     runtime = await build(made, clock=clock)
     await runtime.snapshot.load()

@@ -94,6 +94,7 @@ async def running_node(
         database_url=database_url,
         redis_url=redis_url,
         secret=secret,
+        ledger="inline",
         redis_timeout_ms=1000
         if os.environ.get("CI")
         else 250,  # loaded machines are slow; what fails over has its own tests

@@ -63,7 +63,7 @@ class DecisionRecorder:
             if key.environment is Environment.TEST:
                 flags = TEST
             if not asked.peek:
-                self._usage.count(key.tenant_id, key_id, now_us, allowed=decision.allowed)
+                self._usage.touch(key_id, now_us)
         if asked.peek:
             flags |= PEEK
         if decision.degraded:

@@ -1,29 +1,32 @@
-"""What keys used: noted on the hot path in plain dictionaries, written behind each second and at shutdown.
+"""What keys used: where their limits stand, and what the ledger says of them.
 
-Owns: totals by key and day, last use of keys, the durable side of quotas, ``GET /v1/keys/{id}/usage``.
-Does not own: live counters (``CounterStore``), what happened request by request (the ledger).
+Owns: last use of keys, the durable side of quotas (noted on the hot path in plain dictionaries, written behind each second and
+at shutdown), ``GET /v1/keys/{id}/usage``. Does not own: live counters (``CounterStore``), totals (the ledger).
 
-A process that is killed loses what it noted within the last second of totals and of quotas kept in memory; a database that
-can't be reached loses nothing: notes stay until they are written.
+A process that is killed loses what it noted within the last second; the ledger, which loses nothing, then sets quotas right
+(``reconcile``). A database that can't be reached loses nothing: notes stay until they are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from apishield.analytics.periods import Segment
+from apishield.analytics.rollup import Dims
+from apishield.analytics.steps import Step
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
-from apishield.core.ports import Clock, CounterStore, DayUse, QuotaUse
+from apishield.core.ports import Clock, CounterStore, QuotaUse
 from apishield.core.records import Actor, Key, Policy
 from apishield.errors import ProblemError
 from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
 from apishield.services.snapshot import Snapshot
+from apishield.stores.sql.analytics.plan import Plan, Selection, Sums
+from apishield.stores.sql.analytics.rollups import RollupReader
 from apishield.stores.sql.database import Database
-
-DAY_US = 86_400 * SECOND_US
 
 
 class LimitUsage(msgspec.Struct, frozen=True):
@@ -70,7 +73,7 @@ class KeyUsage(msgspec.Struct, frozen=True):
 
 
 class UsageService:
-    """Notes what happens (``count``, ``note``), writes it behind (``flush``), and answers what a key used."""
+    """Notes what happens (``touch``, ``note``), writes it behind (``flush``), and answers what a key used."""
 
     def __init__(self, snapshot: Snapshot, database: Database, clock: Clock) -> None:
         self._snapshot = snapshot
@@ -78,28 +81,19 @@ class UsageService:
         self._clock = clock
         self.shadow = ShadowNotes()
         self._counters: CounterStore | None = None
-        self._days: dict[tuple[str, str], list[int]] = {}
-        self._day_starts_us = 0
-        self._day = ""
+        self._fresh: Callable[[], Awaitable[object]] | None = None
         self._last_used: dict[str, int] = {}
         self._quotas: dict[tuple[str, int], QuotaUse] = {}
-        self._closed_days: list[DayUse] = []
 
-    def use(self, counters: CounterStore) -> None:
-        """Names the store whose live counters ``key_usage`` looks at; it in turn needs this service to seed its quotas."""
+    def use(self, counters: CounterStore, fresh: Callable[[], Awaitable[object]]) -> None:
+        """Names the store whose live counters ``key_usage`` looks at; it in turn needs this service to seed its quotas.
+
+        ``fresh`` waits until the ledger holds what this process has answered.
+        """
         self._counters = counters
+        self._fresh = fresh
 
     # --- the hot path -------------------------------------------------------------------------------------------------
-
-    def count(self, tenant_id: str, key_id: str, now_us: int, *, allowed: bool) -> None:
-        """Notes one decision about a key's check."""
-        if not self._day_starts_us <= now_us < self._day_starts_us + DAY_US:
-            self._begin_day(now_us)
-        self._last_used[key_id] = now_us
-        use = self._days.get((tenant_id, key_id))
-        if use is None:
-            use = self._days[tenant_id, key_id] = [0, 0]
-        use[0 if allowed else 1] += 1
 
     def touch(self, credential_id: str, now_us: int) -> None:
         """Notes that a token or service key was used."""
@@ -119,38 +113,22 @@ class UsageService:
                 used[counter_key] = max(noted.used, used.get(counter_key, 0))
         return used
 
-    def _begin_day(self, now_us: int) -> None:
-        self._close_day()
-        self._day_starts_us = now_us // DAY_US * DAY_US
-        self._day = _day(now_us)
-
-    def _close_day(self) -> None:
-        self._closed_days += [
-            DayUse(tenant_id, key_id, self._day, allowed, refused)
-            for (tenant_id, key_id), (allowed, refused) in self._days.items()
-        ]
-        self._days = {}
-
     # --- behind -------------------------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Writes what was noted. Raises what the database raises; everything is then kept for the next time."""
-        self._close_day()
-        days, self._closed_days = self._closed_days, []
         quotas, self._quotas = self._quotas, {}
         last_used, self._last_used = self._last_used, {}
         shadow = self.shadow.take()
-        if not (days or quotas or last_used or shadow):
+        if not (quotas or last_used or shadow):
             return
         try:
             async with self._database.transaction() as tx:
                 await tx.usage.write_quotas(quotas.values())
-                await tx.usage.add(days)
                 await shadow.write(tx)
                 for repository, prefix in ((tx.keys, "key_"), (tx.tokens, "tok_")):
                     await repository.touch({id_: at_us for id_, at_us in last_used.items() if id_.startswith(prefix)})
         except BaseException:
-            self._closed_days = days + self._closed_days
             self.shadow.put_back(shadow)
             self._quotas = quotas | self._quotas
             self._last_used = last_used | self._last_used
@@ -169,7 +147,8 @@ class UsageService:
         asked = self._counters.decide(limits.counters, [0] * len(limits.counters))
         verdict = asked if isinstance(asked, Verdict) else await asked
         measured = list(zip(limits.counters, limits.meters, verdict.outcomes, strict=True))
-        await self.flush()
+        if self._fresh is not None:
+            await self._fresh()
         now_us = self._clock()
         return KeyUsage(
             key.id,
@@ -212,13 +191,19 @@ class UsageService:
                 await self._counters.reset([counter for counter in entry.limits.counters if counter.limit.id in own])
 
     async def _totals(self, key: Key, now_us: int) -> KeyTotals:
-        today = _day(now_us)
+        now = datetime.fromtimestamp(now_us // SECOND_US, UTC)
+        today = now.replace(hour=0, minute=0, second=0)
         async with self._database.read() as tx:
-            days = await tx.usage.days(key.tenant_id, key.id, since=today[:8] + "01")
-        allowed = sum(day.allowed for day in days)
-        refused = sum(day.refused for day in days)
-        of_today = sum(day.allowed + day.refused for day in days if day.day == today)
-        return KeyTotals(of_today, allowed + refused, allowed, refused)
+            reader = RollupReader(tx.connection, key.tenant_id, key.environment)
+            of_today = await _sum(reader, key, today, today)
+            of_month = await _sum(reader, key, today.replace(day=1), today)
+        return KeyTotals(of_today.requests, of_month.requests, of_month.allowed, of_month.refused)
+
+
+async def _sum(reader: RollupReader, key: Key, first_day: datetime, last_day: datetime) -> Sums:
+    days = Segment(Step.DAY, int(first_day.timestamp()), int(last_day.timestamp()) + Step.DAY.seconds)
+    found = await reader.sums(Plan(Dims.KEY, [days], Selection(key_id=key.id)))
+    return found[0][1] if found else Sums()
 
 
 def _is_quota(counter: Counter) -> bool:
@@ -237,10 +222,6 @@ def _quota_usage(counter: Counter, outcome: Outcome, now_us: int) -> QuotaUsage:
         outcome.remaining,
         now_us + outcome.reset_us,
     )
-
-
-def _day(now_us: int) -> str:
-    return _in_zone(now_us, "UTC", "%Y-%m-%d")
 
 
 def _in_zone(now_us: int, time_zone: str, pattern: str) -> str:
