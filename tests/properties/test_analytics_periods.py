@@ -29,7 +29,7 @@ instants_us = st.integers(NOW_S - 200 * DAY_S, NOW_S + 3 * DAY_S).flatmap(
     lambda at_s: st.sampled_from([at_s * SECOND_US, at_s * SECOND_US + 1, floor(at_s, Step.DAY) * SECOND_US])
 )
 periods = st.tuples(instants_us, instants_us).map(lambda pair: Period(min(pair), max(pair)))
-horizons = st.builds(Horizon.at, st.just(NOW_S * SECOND_US), st.integers(0, 10), st.integers(10, 100))
+days_kept = st.tuples(st.integers(0, 10), st.integers(10, 100))
 
 
 def assert_partition(found: list[Segment], start_s: int, end_s: int) -> None:
@@ -66,10 +66,12 @@ def test_no_cover_of_a_period_has_fewer_buckets(period: Period) -> None:
     assert buckets(segments(*period)) == days // DAY_S + (hours - days) // 3600 + (minutes - hours) // 60
 
 
-@given(period=periods, horizon=horizons, coarsest=st.sampled_from(Step))
+@given(period=periods, days=days_kept, coarsest=st.sampled_from(Step))
 def test_with_a_horizon_only_kept_buckets_are_read_and_none_of_the_period_is_missing(
-    period: Period, horizon: Horizon, coarsest: Step
+    period: Period, days: tuple[int, int], coarsest: Step
 ) -> None:
+    horizon = Horizon.at(NOW_S * SECOND_US, *days)
+    kept_days = {Step.MINUTE: days[0], Step.HOUR: days[1]}
     assume(period.from_us < period.to_us)
     whole = period.whole_minutes()
     start_s, end_s = whole.from_us // SECOND_US, whole.to_us // SECOND_US
@@ -78,6 +80,8 @@ def test_with_a_horizon_only_kept_buckets_are_read_and_none_of_the_period_is_mis
     assert found[-1].end_s >= end_s
     assert_partition(found, found[0].start_s, found[-1].end_s)
     for segment in found:
+        age_s = horizon.now_s - segment.start_s
+        assert segment.step is Step.DAY or age_s <= kept_days[segment.step] * DAY_S
         assert segment.step.seconds >= horizon.finest(segment.start_s).seconds
         assert segment.step.seconds <= max(coarsest.seconds, horizon.finest(segment.start_s).seconds)
     # An edge is moved no further than to the next bucket that is kept, or, in the present, to the end of the day.
@@ -122,11 +126,11 @@ def test_every_bucket_of_a_time_series_lies_whole_in_one_step(period: Period, st
             assert index + 1 == len(starts) or bucket_s + segment.step.seconds <= starts[index + 1]
 
 
-@given(period=periods, zone=zones, horizon=horizons)
+@given(period=periods, zone=zones, days=days_kept)
 def test_the_step_that_is_proposed_makes_no_more_points_than_allowed(
-    period: Period, zone: ZoneInfo, horizon: Horizon
+    period: Period, zone: ZoneInfo, days: tuple[int, int]
 ) -> None:
-    step = step_for(*period, horizon)
+    step = step_for(*period, Horizon.at(NOW_S * SECOND_US, *days))
     assert len(steps(*period, step, zone)) <= 1_000
 
 

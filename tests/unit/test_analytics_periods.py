@@ -169,9 +169,22 @@ def test_where_minutes_are_gone_hours_count_whole_and_where_hours_are_gone_days(
     assert resolution(us("2026-11-20T10:30:00"), NOW_US, horizon) is MINUTE
 
 
-def test_the_last_seven_days_are_exact_to_the_minute() -> None:
-    period = parse_period("now-7d", "now", NOW_US)
-    assert resolution(*period, Horizon.at(NOW_US)) is MINUTE
+def test_nothing_is_read_from_buckets_that_may_be_deleted_by_now() -> None:
+    horizon = Horizon.at(NOW_US)  # minutes before 2026-11-16T18:00:30 are gone, hours before 2026-08-25T18:00:30
+    assert segments(us("2026-11-16T17:20:00"), us("2026-11-16T19:05:00"), horizon) == [
+        Segment(HOUR, s("2026-11-16T17:00"), s("2026-11-16T19:00")),
+        Segment(MINUTE, s("2026-11-16T19:00"), s("2026-11-16T19:05")),
+    ]
+    assert segments(us("2026-08-25T20:00:00"), us("2026-08-26T02:00:00"), horizon) == [
+        Segment(DAY, s("2026-08-25T00:00"), s("2026-08-26T00:00")),
+        Segment(HOUR, s("2026-08-26T00:00"), s("2026-08-26T02:00")),
+    ]
+
+
+def test_a_day_across_the_last_minute_that_is_kept_is_one_row() -> None:
+    assert segments(us("2026-11-15T00:00:00"), us("2026-11-18T00:00:00"), Horizon.at(NOW_US)) == [
+        Segment(DAY, s("2026-11-15T00:00"), s("2026-11-18T00:00"))
+    ]
 
 
 def test_segments_are_no_longer_than_a_time_series_can_use() -> None:

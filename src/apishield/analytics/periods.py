@@ -59,9 +59,12 @@ class Horizon(NamedTuple):
 
     @classmethod
     def at(cls, now_us: int, minute_days: int = MINUTE_DAYS, hour_days: int = HOUR_DAYS) -> Horizon:
-        """What keeping minutes and hours for so many days leaves. Whoever deletes must delete only what lies before."""
+        """What is left where minutes and hours are deleted once they are so many days old.
+
+        It begins with the first whole bucket of the next longer step, whose row would otherwise tell more than its parts.
+        """
         now_s = now_us // SECOND_US
-        return cls(now_s, floor(now_s, Step.DAY) - minute_days * DAY_S, floor(now_s, Step.DAY) - hour_days * DAY_S)
+        return cls(now_s, ceil(now_s - minute_days * DAY_S, Step.HOUR), ceil(now_s - hour_days * DAY_S, Step.DAY))
 
     def finest(self, instant_s: int) -> Step:
         """The shortest step that buckets around ``instant_s`` are still kept at."""
@@ -116,8 +119,8 @@ def segments(from_us: int, to_us: int, horizon: Horizon | None = None, coarsest:
     ``resolution``), and a period that reaches the present takes the present day whole, as nothing lies behind.
     """
     start_s, end_s = _edges(from_us, to_us, horizon)
-    if horizon is None or start_s >= horizon.minutes_from_s:
-        return _cover(start_s, end_s, Step.MINUTE, coarsest)
+    if horizon is None or start_s >= horizon.minutes_from_s or coarsest is Step.DAY:
+        return _cover(start_s, end_s, Step.MINUTE, coarsest)  # shorter buckets only at its edges, which are kept
     cuts = [start_s, *(min(max(start_s, cut), end_s) for cut in (horizon.hours_from_s, horizon.minutes_from_s)), end_s]
     parts = zip((Step.DAY, Step.HOUR, Step.MINUTE), cuts, cuts[1:], strict=False)
     return _joined(
