@@ -136,11 +136,8 @@ class Histogram:
             counts.append(self.counts[bucket])
             last = bucket
         width = _width(max(counts, default=0))
-        return (
-            bytes((_VERSION, width, len(ways) & 0xFF, len(ways) >> 8))
-            + ways
-            + _packer(width, len(counts)).pack(*counts)
-        )
+        packed = bytes(counts) if width == 1 else _packer(width, len(counts)).pack(*counts)
+        return bytes((_VERSION, width, len(ways) & 0xFF, len(ways) >> 8)) + ways + packed
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Histogram:

@@ -9,7 +9,7 @@ is complete. So an event costs the same however many ways of grouping there are,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -203,6 +203,13 @@ class Aggregator:
         self._cells: dict[tuple[object, ...], _Cell] = {}
         self._names: dict[str | None, str] = {}
         self._admitted: dict[tuple[str, str, str], bool] = {}
+
+    def cells(self) -> Iterator[tuple[Series, int, Measures]]:
+        """All that was added, in the most detailed grouping set: series, start of the minute, measures.
+
+        The measures are the aggregator's own. The same series and minute may come several times.
+        """
+        return ((cell.series, cell.minute * MINUTE_S, cell.measures) for cell in self._cells.values())
 
     @property
     def minutes(self) -> Rollup:

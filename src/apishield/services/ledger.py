@@ -215,10 +215,9 @@ class LedgerService:
         """Sums the batch."""
         await self._names.learn_endpoints(batch.tenants(), connection)
         sums = batch.summed(self._names.knows_endpoint)
-        minutes = await self._names.bounded(sums.minutes, connection)
-        await self._names.learn((series for series, _ in minutes), connection)
+        rollups = RollupRows(await self._names.place(sums.cells(), connection))
         addresses = address_rows(sums.addresses) if self._replay_days else []
-        return _Rows(RollupRows(minutes, self._names.id_of), addresses, batch.chunks.rows())
+        return _Rows(rollups, addresses, batch.chunks.rows())
 
     async def _write(self, connection: AsyncConnection, rows: _Rows, batch: Batch) -> None:
         await run_many(connection, INSERT_CHUNK, rows.chunks)

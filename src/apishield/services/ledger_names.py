@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apishield.analytics.rollup import Dims, Measures, Rollup, Series
+from apishield.analytics.rollup import Dims, Measures, Series
 from apishield.analytics.steps import HOUR_S
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger import names
 from apishield.stores.sql.ledger.names import Named, SetKey
+from apishield.stores.sql.ledger.rows import Cell, Place, Places
 
 log = structlog.get_logger("apishield.ledger")
 
@@ -31,7 +32,16 @@ SERIES_PER_HOUR: Final = 10_000
 _REMEMBERED_SERIES: Final = 200_000
 _REMEMBERED_TENANTS: Final = 10_000
 
+_COARSER: Final = (Dims.KEY, Dims.ENDPOINT, Dims.COUNTRY, Dims.TENANT)
+
 Hour = tuple[str, str, int]
+
+
+class _Placed(NamedTuple):
+    """Where a series counts, and the hour in which there was room for it when it was last asked."""
+
+    places: Places
+    hour: int
 
 
 class SeriesNames:
@@ -45,7 +55,8 @@ class SeriesNames:
         self.other_series = 0
         self._database = database
         self._sets: dict[SetKey, int] = {}
-        self._ids: dict[Series, tuple[int, int]] = {}
+        self._ids: dict[Series, Place] = {}
+        self._placed: dict[Series, _Placed] = {}
         self._endpoints: dict[str, set[tuple[str, str]]] = {}
         self._hours: dict[Hour, set[Series]] = {}
         self._warned: set[str] = set()
@@ -54,6 +65,7 @@ class SeriesNames:
         """Forgets all numbers: some may have been given in a transaction that was undone."""
         self._sets.clear()
         self._ids.clear()
+        self._placed.clear()
 
     @asynccontextmanager
     async def _reading(self, connection: AsyncConnection | None) -> AsyncIterator[AsyncConnection]:
@@ -97,25 +109,68 @@ class SeriesNames:
 
     # --- the most detailed series -------------------------------------------------------------------------------------
 
-    async def bounded(self, sums: Rollup, connection: AsyncConnection | None = None) -> Rollup:
-        """``sums`` with those of the most detailed series that are one too many in their hour counted as ``(other)``."""
+    async def place(
+        self, cells: Iterable[tuple[Series, int, Measures]], connection: AsyncConnection | None = None
+    ) -> list[Cell]:
+        """Measures by the places where they count, giving numbers to new series.
+
+        A series that is one too many in its hour counts as ``(other)`` in the most detailed set; in all others by its name.
+        """
+        placed, found = self._placed, []
+        unknown: list[tuple[Series, int, Measures]] = []
+        for cell in cells:
+            series, bucket_s, measures = cell
+            known = placed.get(series)
+            if known is None or known.hour != bucket_s // HOUR_S:
+                unknown.append(cell)
+            else:
+                found.append((known.places, bucket_s, measures))
+        if unknown:
+            refused = await self._learn(unknown, connection)
+            for series, bucket_s, measures in unknown:
+                is_refused = (series, bucket_s // HOUR_S) in refused
+                full = self._ids[series.other() if is_refused else series]
+                by_key, by_endpoint, by_country, by_tenant = (self._ids[one] for one in _coarser(series))
+                places = (full, by_key, by_endpoint, by_country, by_tenant)
+                found.append((places, bucket_s, measures))
+                if not is_refused:
+                    placed[series] = _Placed(places, bucket_s // HOUR_S)
+        return found
+
+    async def _learn(
+        self, cells: Iterable[tuple[Series, int, Measures]], connection: AsyncConnection | None
+    ) -> set[tuple[Series, int]]:
+        """Gives numbers to series that have none. Returns those that are one too many: series and hour."""
         wanted: defaultdict[Hour, set[Series]] = defaultdict(set)
-        for series, bucket_s in sums:
-            if series.dims is Dims.FULL:
-                wanted[series.tenant_id, series.environment, bucket_s - bucket_s % HOUR_S].add(series)
+        for series, bucket_s, _ in cells:
+            wanted[series.tenant_id, series.environment, bucket_s // HOUR_S].add(series)
         await self._learn_hours(wanted, connection)
+        if len(self._ids) > _REMEMBERED_SERIES:
+            self._ids.clear()
+            self._placed.clear()
         refused: set[tuple[Series, int]] = set()
+        missing: set[Series] = set()
         for hour, some in wanted.items():
-            known = self._hours[hour]
-            new = some - known
-            room = max(0, SERIES_PER_HOUR - len(known))
-            if len(new) > room:
-                ordered = sorted(new)
-                new = set(ordered[:room])
-                refused.update((series, hour[2]) for series in ordered[room:])
-                self._refuse(hour[0], "series")
+            too_many = self._refused(hour, some)
+            refused.update((series, hour[2]) for series in too_many)
+            missing |= some - too_many
+            missing.update(series.other() for series in too_many)
+            missing.update(coarser for series in some for coarser in _coarser(series))
+        await self._number({series for series in missing if series not in self._ids}, connection)
+        return refused
+
+    def _refused(self, hour: Hour, some: set[Series]) -> set[Series]:
+        """Those of ``some`` for which there is no room in the hour; the others are counted among its own from now on."""
+        known = self._hours[hour]
+        new = some - known
+        room = max(0, SERIES_PER_HOUR - len(known))
+        if len(new) <= room:
             known |= new
-        return _renamed(sums, refused) if refused else sums
+            return set()
+        ordered = sorted(new)
+        known.update(ordered[:room])
+        self._refuse(hour[0], "series")
+        return set(ordered[room:])
 
     async def _learn_hours(self, wanted: Iterable[Hour], connection: AsyncConnection | None) -> None:
         missing = [hour for hour in wanted if hour not in self._hours]
@@ -126,21 +181,16 @@ class SeriesNames:
             missing = list(wanted)
         await self._learn_sets({hour[:2] for hour in missing}, connection, create=False)
         async with self._reading(connection) as reading:
-            for tenant_id, environment, bucket_s in missing:
+            for tenant_id, environment, hour in missing:
                 set_id = self._sets.get((tenant_id, environment, Dims.FULL))
-                rows = [] if set_id is None else await names.series_of_hour(reading, set_id, bucket_s)
-                self._hours[tenant_id, environment, bucket_s] = {
+                rows = [] if set_id is None else await names.series_of_hour(reading, set_id, hour * HOUR_S)
+                self._hours[tenant_id, environment, hour] = {
                     Series(tenant_id, environment, Dims.FULL, *row) for row in rows
                 }
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
-    async def learn(self, wanted: Iterable[Series], connection: AsyncConnection | None = None) -> None:
-        """Makes ready to tell the numbers of these series, giving new ones to those that have none."""
-        every = set(wanted)
-        if len(self._ids) > _REMEMBERED_SERIES:
-            self._ids.clear()
-        missing = [series for series in every if series not in self._ids]
+    async def _number(self, missing: set[Series], connection: AsyncConnection | None) -> None:
         if not missing:
             return
         await self._learn_sets({series[:2] for series in missing}, connection, create=True)
@@ -174,10 +224,6 @@ class SeriesNames:
                 found |= await names.find_sets(writing, unknown)
         self._sets |= found
 
-    def id_of(self, series: Series) -> tuple[int, int]:
-        """The numbers of the series' set and of the series, which was learnt."""
-        return self._ids[series]
-
     def _refuse(self, tenant_id: str, what: str) -> None:
         self.other_series += 1
         if tenant_id not in self._warned:
@@ -185,14 +231,6 @@ class SeriesNames:
             log.warning("ledger.too_many_series", tenant=tenant_id, what=what, counted_as="(other)")
 
 
-def _renamed(sums: Rollup, refused: set[tuple[Series, int]]) -> Rollup:
-    """``sums`` with the ``refused`` (series and start of the hour) counted as the one that stands for them all."""
-    bounded = Rollup(sums.step)
-    for (series, bucket_s), measures in sums.items():
-        name = series.other() if (series, bucket_s - bucket_s % HOUR_S) in refused else series
-        cell: Measures | None = bounded.get((name, bucket_s))
-        if cell is None:
-            bounded[name, bucket_s] = measures
-        else:
-            cell.add(measures)
-    return bounded
+def _coarser(series: Series) -> tuple[Series, ...]:
+    """The series of the other sets in which ``series`` counts, in the order of ``Places``."""
+    return tuple(series.narrow(dims) for dims in _COARSER)

@@ -1,77 +1,141 @@
-"""Sums by series become rows of the three rollups: hours are summed from minutes, days from hours, row by row."""
+"""Sums of the most detailed series become rows of the three rollups, in all grouping sets.
+
+Everything here goes by numbers of series, not by names: an event costs little more in five sets and three lengths of time than
+in one. Hours are summed from minutes and days from hours, row by row, histograms side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from operator import add
 from typing import Any, Final
 
-from apishield.analytics.rollup import Dims, Measures, Series
+from apishield.analytics.histogram import Histogram
+from apishield.analytics.rollup import Measures
 from apishield.analytics.steps import Step
 from apishield.stores.sql.ledger.statements import Row
 
-_HOT: Final = frozenset({Dims.ENDPOINT, Dims.COUNTRY, Dims.TENANT})
-_MEASURES: Final = slice(3, -1)  # of a row: set, bucket, series, the sums, latency
+Place = tuple[int, int]
+"""The number of a set, and of a series in it."""
+Places = tuple[Place, Place, Place, Place, Place]
+"""Where a series counts: by itself, and in the sets by key, endpoint, country and tenant."""
+Cell = tuple[Places, int, Measures]
+"""Measures of a series in the minute that starts then."""
 
-Sums = Mapping[tuple[Series, int], Measures]
-Ids = Callable[[Series], tuple[int, int]]
+_MEASURES: Final = slice(3, -1)  # of a row: set, bucket, series, the sums, latency
+_Sums = dict[tuple[int, int, int], list[Any]]
+_Units = dict[tuple[int, int, int, str], int]
 
 
 class RollupRows:
-    """The rows that some sums add to, in the order in which all workers write them.
+    """The rows that ``cells`` add to, in the order in which all workers write them.
 
-    ``cold`` are those of series that few workers share, ``hot`` those that all add to: written last, waited for least.
+    ``cold`` are rows of series that few workers share, ``hot`` those that all add to: they are written last, so that others
+    wait least.
     """
 
-    def __init__(self, sums: Sums, ids: Ids) -> None:
-        self.cold: dict[Step, list[Row]] = {}
-        self.hot: dict[Step, list[Row]] = {}
-        self.units: list[Row] = []
-        minutes: tuple[list[Row], list[Row]] = ([], [])
-        units: list[Row] = []
-        for (series, bucket_s), measures in sums.items():
-            set_id, series_id = ids(series)
-            minutes[series.dims in _HOT].append(_row(set_id, bucket_s, series_id, measures))
-            units.extend((set_id, bucket_s, series_id, unit, cost) for unit, cost in measures.units.items() if cost)
-        for rows, levels in zip(minutes, (self.cold, self.hot), strict=True):
-            rows.sort(key=_key)
-            levels[Step.MINUTE] = rows
-            levels[Step.HOUR] = _summed(rows, Step.HOUR)
-            levels[Step.DAY] = _summed(levels[Step.HOUR], Step.DAY)
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        cold: _Sums = {}
+        hot: _Sums = {}
+        countries: _Sums = {}
+        tenants: dict[tuple[int, int, int], Place] = {}
+        units: _Units = {}
+        for (full, by_key, by_endpoint, by_country, by_tenant), bucket_s, measures in cells:
+            _add(cold, units, full, bucket_s, measures)
+            _add(cold, units, by_key, bucket_s, measures)
+            _add(hot, units, by_endpoint, bucket_s, measures)
+            _add(countries, units, by_country, bucket_s, measures)
+            tenants[by_country[0], bucket_s, by_country[1]] = by_tenant
+            if measures.units:
+                _add_units(units, by_tenant, bucket_s, measures.units)
+        for place, sums in countries.items():
+            set_id, series_id = tenants[place]
+            _sum(hot, (set_id, place[1], series_id), sums)
+        hot.update(countries)
+        self.cold = _levels(cold)
+        self.hot = _levels(hot)
         self.units = _unit_rows(units)
 
 
-def _row(set_id: int, bucket_s: int, series_id: int, measures: Measures) -> Row:
+def _add(sums: _Sums, units: _Units, place: Place, bucket_s: int, measures: Measures) -> None:
+    key = (place[0], bucket_s, place[1])
     latency = measures.latency
-    return (
-        set_id,
-        bucket_s,
-        series_id,
-        measures.requests,
-        measures.cost,
-        measures.bytes,
-        measures.results,
-        measures.status_1xx,
-        measures.status_2xx,
-        measures.status_3xx,
-        measures.status_4xx,
-        measures.status_5xx,
-        measures.latency_us,
-        None if latency is None else latency.to_bytes(),
-    )
+    row = sums.get(key)
+    if row is None:
+        sums[key] = [
+            measures.requests,
+            measures.cost,
+            measures.bytes,
+            measures.results,
+            measures.status_1xx,
+            measures.status_2xx,
+            measures.status_3xx,
+            measures.status_4xx,
+            measures.status_5xx,
+            measures.latency_us,
+            None if latency is None else latency.counts.copy(),
+        ]
+    else:
+        row[0] += measures.requests
+        row[1] += measures.cost
+        row[2] += measures.bytes
+        row[3] += measures.results
+        row[4] += measures.status_1xx
+        row[5] += measures.status_2xx
+        row[6] += measures.status_3xx
+        row[7] += measures.status_4xx
+        row[8] += measures.status_5xx
+        row[9] += measures.latency_us
+        if latency is not None:
+            row[10] = _merged(row[10], latency.counts)
+    if measures.units:
+        _add_units(units, place, bucket_s, measures.units)
 
 
-def _key(row: Row) -> Any:
-    return row[:3]
+def _sum(sums: _Sums, key: tuple[int, int, int], more: list[Any]) -> None:
+    row = sums.get(key)
+    if row is None:
+        sums[key] = [*more[:-1], None if more[-1] is None else more[-1].copy()]
+    else:
+        row[:-1] = map(add, row[:-1], more[:-1])
+        if more[-1] is not None:
+            row[-1] = _merged(row[-1], more[-1])
+
+
+def _merged(counts: dict[int, int] | None, more: dict[int, int]) -> dict[int, int]:
+    if counts is None:
+        return more.copy()
+    for bucket, count in more.items():
+        counts[bucket] = counts.get(bucket, 0) + count
+    return counts
+
+
+def _add_units(sums: _Units, place: Place, bucket_s: int, units: Mapping[str, int]) -> None:
+    for unit, cost in units.items():
+        key = (place[0], bucket_s, place[1], unit)
+        sums[key] = sums.get(key, 0) + cost
+
+
+def _levels(sums: _Sums) -> dict[Step, list[Row]]:
+    minutes = [(*place, *sums[place][:-1], _packed(sums[place][-1])) for place in sorted(sums)]
+    hours = _summed(minutes, Step.HOUR)
+    return {Step.MINUTE: minutes, Step.HOUR: hours, Step.DAY: _summed(hours, Step.DAY)}
+
+
+def _packed(counts: dict[int, int] | None) -> bytes | None:
+    if counts is None:
+        return None
+    histogram = Histogram()
+    histogram.counts = counts
+    return histogram.to_bytes()
 
 
 def _summed(rows: list[Row], step: Step) -> list[Row]:
     seconds = step.seconds
     sums: dict[tuple[int, int, int], Row] = {}
     for row in rows:
-        set_id, bucket_s, series_id = row[:3]
-        bucket_s -= bucket_s % seconds
-        place = (set_id, bucket_s, series_id)
+        bucket_s = row[1]
+        place = (row[0], bucket_s - bucket_s % seconds, row[2])
         before = sums.get(place)
         if before is None:
             sums[place] = place + row[3:]
@@ -81,10 +145,10 @@ def _summed(rows: list[Row], step: Step) -> list[Row]:
     return [sums[place] for place in sorted(sums)]
 
 
-def _unit_rows(minutes: list[Row]) -> list[Row]:
+def _unit_rows(minutes: _Units) -> list[Row]:
     sums: dict[Row, int] = {}
-    for set_id, bucket_s, series_id, unit, cost in minutes:
+    for (set_id, bucket_s, series_id, unit), cost in minutes.items():
         for step in Step:
             place = (step.value, set_id, bucket_s - bucket_s % step.seconds, series_id, unit)
             sums[place] = sums.get(place, 0) + cost
-    return [(*place, cost) for place, cost in sorted(sums.items())]
+    return [(*place, cost) for place, cost in sorted(sums.items()) if cost]
