@@ -35,9 +35,11 @@ bench: ## Measure the limiter and the service beside their peers
 	@scripts/environment.sh bench && exec .venv-bench/bin/python -m benchmarks
 
 .PHONY: docs
-docs: dev ## Write the pages that are generated: settings, .env.example
+docs: dev ## Write what is generated: settings, .env.example, metrics, dashboards
 	.venv/bin/apishield config docs > docs/reference/settings.md
 	.venv/bin/apishield config env > .env.example
+	.venv/bin/python -m apishield.telemetry.reference > docs/reference/metrics.md
+	.venv/bin/python -m grafana.source
 
 .PHONY: lock
 lock: dev ## Renew the lock files (UPGRADE=1 takes the newest versions)

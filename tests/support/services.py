@@ -188,10 +188,15 @@ def _find(binary: str, *, package: str | None) -> Path | None:
 
 
 def find_nginx() -> Path:
-    """The binary of Nginx, installed where that is possible. Without one the test fails in CI, and is skipped elsewhere."""
-    found = _find("nginx", package="nginx-light")
+    """The binary of Nginx; see ``find_tool``."""
+    return find_tool("nginx", package="nginx-light")
+
+
+def find_tool(binary: str, *, package: str) -> Path:
+    """A binary, installed where that is possible. Without it the test fails in CI, and is skipped elsewhere."""
+    found = _find(binary, package=package)
     if found is None:
-        reason = "nginx is not installed; install it: apt-get install nginx-light"
+        reason = f"{binary} is not installed; install it: apt-get install {package}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

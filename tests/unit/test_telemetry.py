@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 
 from apishield.redaction import escape, redact, redact_url
 from apishield.telemetry import LATENCY_BUCKETS, Latency, Metrics, configure_logging
+from apishield.telemetry.catalogue import DEFINITIONS, Kind
 from apishield.telemetry.metrics import MAX_LIMITS, LimitRefusals
+from apishield.telemetry.reference import page
 from tests.support.prometheus import read_samples
 
+PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
 SECRET = "Q" * 36
 CREDENTIALS = [prefix + SECRET for prefix in ("sk_live_", "sk_test_", "ast_", "aso_")]
 URLS = ["postgresql://user:QQQQ@host/db", "redis://:Q/Q@Q@host:6379/0", "rediss+sentinel://u:QQQQ@a:1,b:2/main"]
@@ -145,3 +149,14 @@ def test_each_measurement_falls_into_the_first_bucket_that_holds_it(measured: li
         latency.observe(seconds)
     for (_, count), bound in zip(latency.buckets(), (*LATENCY_BUCKETS, float("inf")), strict=True):
         assert count == sum(seconds <= bound for seconds in measured)
+
+
+def test_the_page_of_the_metrics_is_what_the_catalogue_says() -> None:
+    assert PAGE.read_text() == page(), "docs/reference/metrics.md is old: run make docs"
+
+
+def test_every_metric_says_what_it_is_and_is_named_as_prometheus_wants() -> None:
+    for definition in DEFINITIONS.values():
+        assert definition.help.endswith("."), definition.name
+        assert (definition.kind is Kind.COUNTER) == definition.name.endswith("_total"), definition.name
+        assert not {"tenant", "key", "address", "customer"} & set(definition.labels)

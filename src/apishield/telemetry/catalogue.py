@@ -107,7 +107,7 @@ PROCESSES: Final = (
 SPOOL: Final = (
     _counter("apishield_spool_events_total", "Events written to the spool."),
     _counter("apishield_spool_written_bytes_total", "Bytes written to the spool."),
-    _gauge("apishield_spool_bytes", "Bytes in the spool that nobody has taken yet."),
+    _gauge("apishield_spool_bytes", "Bytes of the spools on disk; what was taken is deleted file by file."),
     _gauge("apishield_spool_limit_bytes", "The most that the spool may hold (APISHIELD_SPOOL_BYTES)."),
     _gauge(
         "apishield_spool_undrained_age_seconds",

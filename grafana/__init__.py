@@ -1,0 +1,1 @@
+"""Dashboards, alert rules and how Grafana and Prometheus find them."""
