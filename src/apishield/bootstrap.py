@@ -68,6 +68,8 @@ from apishield.telemetry import Metrics
 from apishield.telemetry.metrics import METRICS_DIRECTORY
 from apishield.telemetry.parts import (
     show_decisions,
+    show_drain,
+    show_ledger,
     show_loops,
     show_snapshot,
     show_spool_room,
@@ -269,6 +271,8 @@ class Runtime:
         show_spool_writer(self.metrics, self.events.stats)
         show_spool_room(self.metrics, self.settings.data_dir / SPOOL_DIRECTORY, self.settings.spool_bytes)
         show_loops(self.metrics, self._loops)
+        if self.drain is not None:
+            show_drain(self.metrics, self.drain, self.clock)
 
     async def _beat(self) -> None:
         now_us = self.clock()
@@ -308,6 +312,7 @@ class Runtime:
             return None
         spools = Spools(self.settings.data_dir / SPOOL_DIRECTORY, max_bytes=self.settings.spool_bytes)
         ledger = LedgerService(self.database, self.clock, replay_days=self.settings.replay_days)
+        show_ledger(self.metrics, ledger.stats)
         return SpoolDrain(spools, ledger, self.clock, owner=self.node_id)
 
     async def _drain_the_rest(self, drain: SpoolDrain) -> None:
