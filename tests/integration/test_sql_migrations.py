@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,11 +34,14 @@ async def test_migrating_again_changes_nothing_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+NEWEST = max(path.name[:4] for path in (Path(__file__).parents[2] / "migrations" / "versions").glob("*.py"))
+
+
 async def test_nodes_that_start_at_once_migrate_once(database_url: str, clock: ManualClock) -> None:
     nodes = [Database(database_url, clock) for _ in range(4)]
     await asyncio.gather(*(node.migrate() for node in nodes))
     for node in nodes:
-        assert "schema 0004" in await node.check()
+        assert f"schema {NEWEST}" in await node.check()
         await node.close()
 
 

@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from apishield.core.ids import new_id
 from apishield.core.key_manager.lifecycle import Status, status
-from apishield.core.ports import DayUse, QuotaUse
-from apishield.core.records import Key, UsageTotals
+from apishield.core.ports import QuotaUse
+from apishield.core.records import Key
 from apishield.errors import ProblemError
 from apishield.services.customers import CustomerDraft
 from apishield.services.key_drafts import KeyDraft
@@ -155,19 +155,6 @@ async def test_an_older_word_on_a_quota_never_overwrites_a_newer_one(database: D
     assert await database.quotas.load(["a", "b", "c"], 0) == {"a": 10, "b": 2}
     assert await database.quotas.load(["a", "b"], 7) == {"a": 3}
     assert await database.quotas.load([], 7) == {}
-
-
-async def test_daily_totals_add_up_across_nodes(database: Database) -> None:
-    async with database.transaction() as tx:
-        await tx.usage.add([DayUse("ten_1", "key_1", "2026-11-23", 1, 0), DayUse("ten_1", "key_1", "2026-11-24", 5, 5)])
-    async with database.transaction() as tx:
-        await tx.usage.add([DayUse("ten_1", "key_1", "2026-11-23", 2, 1), DayUse("ten_2", "key_1", "2026-11-23", 9, 9)])
-    async with database.read() as tx:
-        assert await tx.usage.days("ten_1", "key_1", since="2026-11-23") == [
-            UsageTotals(day="2026-11-23", allowed=3, refused=1),
-            UsageTotals(day="2026-11-24", allowed=5, refused=5),
-        ]
-        assert await tx.usage.days("ten_1", "key_1", since="2026-11-25") == []
 
 
 async def test_nodes_that_beat_are_counted_and_silent_ones_are_not(database: Database) -> None:

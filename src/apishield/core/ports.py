@@ -128,16 +128,6 @@ class QuotaUse(msgspec.Struct, frozen=True):
     at_us: int
 
 
-class DayUse(msgspec.Struct, frozen=True):
-    """What a key did on a day (UTC, ``2026-11-23``) since it was last written; to be added to the day's totals."""
-
-    tenant_id: str
-    key_id: str
-    day: str
-    allowed: int
-    refused: int
-
-
 class ShadowDay(msgspec.Struct, frozen=True):
     """Checks of a day (UTC) that a policy in shadow would have refused, and that it would have let through, too."""
 

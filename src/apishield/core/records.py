@@ -214,11 +214,3 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None
     previous_mac: str
     mac: str
-
-
-class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key did in one calendar day (UTC)."""
-
-    day: str
-    allowed: int = 0
-    refused: int = 0

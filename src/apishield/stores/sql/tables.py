@@ -258,17 +258,6 @@ usage_period = Table(
     Index(None, "period_start_us"),
 )
 
-usage_day = Table(
-    "usage_day",
-    metadata,
-    Column("tenant_id", Text, nullable=False),
-    Column("key_id", Text, nullable=False),
-    Column("day", Text, nullable=False),  # 2026-11-23, UTC
-    Column("allowed", BigInteger, nullable=False),
-    Column("refused", BigInteger, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "key_id", "day"),
-)
-
 shadow_day = Table(
     "shadow_day",
     metadata,

@@ -1,4 +1,4 @@
-"""Use of calendar quotas, and daily totals of keys."""
+"""Use of calendar quotas."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apishield.core.ports import DayUse, QuotaUse
-from apishield.core.records import UsageTotals
+from apishield.core.ports import QuotaUse
 from apishield.stores.sql.dialects import upsert
 from apishield.stores.sql.repositories.base import row_of
-from apishield.stores.sql.tables import usage_day, usage_period
+from apishield.stores.sql.tables import usage_period
 
 _KEYS_AT_ONCE = 500
 
@@ -49,27 +48,3 @@ class UsageRepository:
     async def forget_quotas(self, *, before_us: int) -> None:
         """Forgets periods that began before."""
         await self._connection.execute(delete(usage_period).where(usage_period.c.period_start_us < before_us))
-
-    async def add(self, rows: Iterable[DayUse]) -> None:
-        """Adds to the daily totals."""
-        ordered = sorted(rows, key=lambda row: (row.tenant_id, row.key_id, row.day))
-        if ordered:
-            statement = upsert(
-                self._connection,
-                usage_day,
-                ["tenant_id", "key_id", "day"],
-                lambda new: {
-                    "allowed": usage_day.c.allowed + new.allowed,
-                    "refused": usage_day.c.refused + new.refused,
-                },
-            )
-            await self._connection.execute(statement, [row_of(row) for row in ordered])
-
-    async def days(self, tenant_id: str, key_id: str, *, since: str) -> list[UsageTotals]:
-        """A key's totals for each day from ``since`` (``2026-11-01``) on that has any, oldest first."""
-        statement = (
-            select(usage_day.c.day, usage_day.c.allowed, usage_day.c.refused)
-            .where(usage_day.c.tenant_id == tenant_id, usage_day.c.key_id == key_id, usage_day.c.day >= since)
-            .order_by(usage_day.c.day)
-        )
-        return [UsageTotals(**row._mapping) for row in await self._connection.execute(statement)]
