@@ -18,6 +18,7 @@ import msgspec
 
 from apishield.api.dataplane import app
 from apishield.api.dataplane.bodies import decode
+from apishield.api.dataplane.headers import read as read_headers
 from apishield.bootstrap import system_clock
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.model import SECOND_US, Limit, Quota, SlidingWindow, TokenBucket, Verdict
@@ -83,10 +84,10 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     verdict = asked if isinstance(asked, Verdict) else await asked
     decoder, data_plane = msgspec.json.Decoder(CheckRequest), node.data_plane
     ids, recorder, meters = engine._ids, runtime.recorder, entry.limits.meters
-    headers_read = app._Asked(headers)
+    headers_read = read_headers(headers)
 
     def parse() -> object:
-        data_plane._remembered(app._Asked(headers), body)
+        data_plane._remembered(read_headers(headers), body)
         return decode(decoder, body)
 
     def steps() -> object:

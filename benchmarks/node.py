@@ -12,7 +12,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from apishield.api.dataplane.answers import Answer
-from apishield.api.dataplane.app import DataPlane, Headers
+from apishield.api.dataplane.app import DataPlane
+from apishield.api.dataplane.headers import Headers
 from apishield.bootstrap import Runtime, build, prepare
 from apishield.core.model import Limit
 from apishield.core.ports import Clock
