@@ -50,6 +50,6 @@ async def test_a_schema_that_was_never_migrated_is_named_by_the_check(database_u
     if database.is_sqlite:
         assert database.url.database is not None
         open(database.url.database, "w").close()  # noqa: PTH123
-    with pytest.raises(ConfigurationError, match="schema is at nothing, this version needs 0004"):
+    with pytest.raises(ConfigurationError, match=f"schema is at nothing, this version needs {NEWEST}"):
         await database.check()
     await database.close()
