@@ -313,11 +313,9 @@ def _slices(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 def _joined(parts: Iterable[SpoolPart]) -> list[SpoolPart]:
-    """One part a spool, each frame once: what a publisher has sent again is known by its end."""
+    """One part a spool, with its frames as they came; those that were published twice are known to the ledger."""
     found: dict[int, list[Frame]] = {}
     for part in parts:
-        if not part.frames:
-            continue
-        frames = found.setdefault(part.spool, [])
-        frames += [frame for frame in part.frames if not frames or frame.end > frames[-1].end]
+        if part.frames:
+            found.setdefault(part.spool, []).extend(part.frames)
     return [SpoolPart(spool, frames) for spool, frames in found.items()]

@@ -1,0 +1,237 @@
+"""From spools through a real Kafka into the ledger: each event once, whoever is killed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from confluent_kafka import Consumer as KafkaConsumer
+from confluent_kafka import Message, Producer
+from confluent_kafka.admin import NewTopic
+
+from apishield.core.events import DecisionEvent, Event, ResultEvent
+from apishield.errors import ConfigurationError
+from apishield.services.ledger import LedgerService
+from apishield.settings import Settings
+from apishield.stores.kafka.messages import LARGEST_MESSAGE_BYTES
+from apishield.stores.kafka.topics import agree, dead_topic, stream_of
+from apishield.stores.sql.database import Database
+from apishield.workers.ledger import LedgerWorker
+from tests.support.clock import ManualClock
+from tests.support.kafka import KafkaServer, kafka, kafka_server, kafka_settings
+from tests.support.pipeline import Node, consuming, requests_in, sums, traffic, until, until_counted
+from tests.support.services import PostgresServer
+
+__all__ = ["kafka", "kafka_server", "kafka_settings"]
+
+FIRST, SECOND = 0x0A1B2C3D, 0x00000007
+
+
+@pytest_asyncio.fixture
+async def database(postgres_url: str, clock: ManualClock) -> AsyncIterator[Database]:
+    """An empty PostgreSQL with the newest schema."""
+    database = Database(postgres_url, clock)
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest_asyncio.fixture
+async def node(tmp_path: Path, kafka_settings: Settings, database: Database, clock: ManualClock) -> AsyncIterator[Node]:
+    node = Node(tmp_path, kafka_settings, database, clock, FIRST)
+    yield node
+    node.close()
+
+
+def counted(events: Iterable[Event]) -> tuple[int, int]:
+    """How many decisions there are, and how many of them have a result."""
+    events = list(events)
+    decisions = sum(isinstance(event, DecisionEvent) for event in events)
+    return decisions, len({event.sequence for event in events if isinstance(event, ResultEvent)})
+
+
+async def test_what_comes_through_kafka_is_what_comes_without(
+    tmp_path: Path, node: Node, kafka_settings: Settings, database: Database, clock: ManualClock
+) -> None:
+    """Two workers share the partitions; results find decisions of other partitions; all rows are those of a direct drain."""
+    events = traffic(FIRST, 1500, clock())
+    direct = Database(f"sqlite:///{tmp_path}/direct.db", clock)
+    await direct.migrate()
+    other = Node(tmp_path / "direct", kafka_settings, direct, clock, FIRST)
+    other.write(events)
+    drain = LedgerWorker(other.root, LedgerService(direct, clock), clock, owner="direct", max_bytes=1 << 30)
+    await drain.drain.catch_up()
+    clock.advance(60)  # what waited for its decision is tried again
+    await drain.drain.catch_up()
+    assert await requests_in(direct) == counted(events)
+
+    node.write(events)
+    async with (
+        consuming(kafka_settings, database, clock, "a") as (a, _),
+        consuming(kafka_settings, database, clock, "b") as (b, _),
+    ):
+        await until(lambda: a.stats.partitions == b.stats.partitions == 2, "both to have half of the partitions")
+        await node.publish()
+        await until(lambda: a.stats.messages and b.stats.messages, "both to take something")
+        await until_counted(database, counted(events), clock)
+    assert await sums(database) == await sums(direct)
+    drain.drain.close()
+    other.close()
+    await direct.close()
+
+
+async def test_what_a_publisher_sends_again_is_counted_once(
+    node: Node, kafka_settings: Settings, database: Database, clock: ManualClock
+) -> None:
+    events = [event for event in traffic(FIRST, 600, clock()) if isinstance(event, DecisionEvent)]
+    node.write(events[:300])
+    await node.publish()
+    node.crash(forget_published=True)
+    node.write(events[300:], turn=7)
+    await node.publish()
+    assert node.publisher.stats.events == 600
+    async with consuming(kafka_settings, database, clock) as (_, ledger):
+        await until_counted(database, (600, 0))
+        await until(lambda: ledger.stats.duplicates > 0, "what came again")
+    before = await sums(database)
+    node.crash(forget_published=True)
+    await node.publish()
+    async with consuming(kafka_settings, database, clock) as (consumer, ledger):
+        await until(lambda: consumer.stats.messages > 0 and not any(consumer.stats.lag.values()), "it to be read")
+        assert ledger.stats.events == 0
+    assert await sums(database) == before
+
+
+async def test_a_message_that_can_not_be_read_goes_to_the_dead_letters_with_the_reason_and_the_next_is_taken(
+    node: Node, kafka: KafkaServer, kafka_settings: Settings, database: Database, clock: ManualClock
+) -> None:
+    events = [event for event in traffic(FIRST, 200, clock()) if isinstance(event, DecisionEvent)]
+    node.write(events[:100])
+    await node.publish()
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "message.max.bytes": 2_000_000})
+    poison = [b"\xc1 nonsense", b"\x93\x02\x07\x90", b"", bytes(LARGEST_MESSAGE_BYTES + 1)]
+    for value in poison:
+        producer.produce(kafka_settings.kafka_topic, value, partition=1)
+    producer.flush(30)
+    node.write(events[100:])
+    await node.publish()
+    async with consuming(kafka_settings, database, clock) as (consumer, _):
+        await until_counted(database, (200, 0))
+        await until(lambda: consumer.stats.dead_letters >= len(poison), "all dead letters")
+    letters = dead_letters(kafka, kafka_settings, len(poison))
+    assert [value for value, _ in letters][:3] == poison[:3]
+    assert [headers["reason"].partition(":")[0] for _, headers in letters] == [
+        "undecodable", "version", "empty", "oversize",
+    ]  # fmt: skip
+    for _, headers in letters:
+        assert (headers["topic"], headers["partition"]) == (kafka_settings.kafka_topic, "1")
+        assert int(headers["offset"]) > 0
+
+
+async def test_nothing_is_lost_or_counted_twice_when_the_broker_is_killed(
+    node: Node, kafka: KafkaServer, kafka_settings: Settings, database: Database, clock: ManualClock
+) -> None:
+    events = traffic(FIRST, 900, clock())
+    async with consuming(kafka_settings, database, clock) as (consumer, _):
+        node.write(events[:500])
+        await node.publish()
+        await until(lambda: consumer.stats.messages > 0, "the first messages")
+        node.write(events[500:])
+        kafka.kill()
+        with pytest.raises(Exception, match="holds up to"):
+            await node.worker.step()
+        kafka.start()
+        await node.publish()
+        await until_counted(database, counted(events), clock)
+    assert node.publisher.stats.waiting_since_us == 0
+
+
+async def test_the_worker_stays_in_the_group_and_goes_on_where_it_was_while_the_database_is_away(
+    node: Node, kafka_settings: Settings, database: Database, clock: ManualClock, postgres_server: PostgresServer
+) -> None:
+    events = [event for event in traffic(FIRST, 400, clock()) if isinstance(event, DecisionEvent)]
+    async with consuming(kafka_settings, database, clock) as (consumer, _):
+        node.write(events[:200])
+        await node.publish()
+        await until_counted(database, (200, 0))
+        postgres_server.kill()
+        node.write(events[200:])
+        await node.publish()  # the publisher doesn't need the database
+        await until(lambda: consumer.stats.failures >= 2, "the worker to notice")
+        postgres_server.start()
+        await until_counted(database, (400, 0))
+        assert consumer.stats.failures < 50
+
+
+async def test_a_stale_owner_is_fenced_and_claims_again_what_is_still_its_turn(
+    node: Node, kafka_settings: Settings, database: Database, clock: ManualClock
+) -> None:
+    events = [event for event in traffic(FIRST, 400, clock()) if isinstance(event, DecisionEvent)]
+    async with consuming(kafka_settings, database, clock) as (consumer, _):
+        node.write(events[:200])
+        await node.publish()
+        await until_counted(database, (200, 0))
+        thief = LedgerService(database, clock)
+        for partition in range(4):
+            await thief.claim(stream_of(kafka_settings.kafka_topic, partition), "thief")
+        node.write(events[200:])
+        await node.publish()
+        await until_counted(database, (400, 0))
+        assert consumer.stats.fenced == 4
+
+
+async def test_a_topic_that_is_not_what_it_was_is_refused_with_the_way_out(
+    kafka: KafkaServer, kafka_settings: Settings, database: Database
+) -> None:
+    name = kafka_settings.kafka_topic
+    assert (await agree(database, kafka_settings)).partitions == 4
+    more = kafka_settings.model_copy(update={"kafka_partitions": 9})
+    assert (await agree(database, more)).partitions == 4  # fixed at the first start
+    remove(kafka, [name])
+    remake(kafka, NewTopic(name, 4, 1))
+    with pytest.raises(ConfigurationError, match="deleted and made again, or KAFKA_BOOTSTRAP_SERVERS"):
+        await agree(database, kafka_settings)
+    small = kafka_settings.model_copy(update={"kafka_topic": f"{name}.small"})
+    remake(kafka, NewTopic(small.kafka_topic, 2, 1))
+    with pytest.raises(ConfigurationError, match=r"has 2 partitions and 4 are in use.*--alter"):
+        await agree(database, small)
+
+
+def remove(kafka: KafkaServer, names: list[str]) -> None:
+    admin = kafka.admin()
+    for future in admin.delete_topics(names).values():
+        future.result(30)
+
+
+def remake(kafka: KafkaServer, topic: NewTopic) -> None:
+    admin = kafka.admin()
+    for future in admin.create_topics([topic]).values():
+        future.result(30)
+
+
+def dead_letters(kafka: KafkaServer, settings: Settings, count: int) -> list[tuple[bytes | None, dict[str, str]]]:
+    client = KafkaConsumer(
+        {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "group.id": f"{settings.kafka_topic}.people",
+            "auto.offset.reset": "earliest",
+            "fetch.message.max.bytes": 2_000_000,
+        }
+    )
+    client.subscribe([dead_topic(settings.kafka_topic)])
+    found = client.consume(count, 30)
+    client.close()
+    return [(message.value(), {name: as_text(value) for name, value in _pairs(message)}) for message in found]
+
+
+def _pairs(message: Message) -> list[tuple[str, str | bytes | None]]:
+    headers = message.headers()
+    assert isinstance(headers, list)
+    return headers
+
+
+def as_text(value: str | bytes | None) -> str:
+    assert isinstance(value, bytes)
+    return value.decode()
