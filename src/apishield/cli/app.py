@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from apishield import __version__
-from apishield.cli import audit, config, conformance, doctor, generate, keys, operator, serve, tenants
+from apishield.cli import audit, config, conformance, doctor, generate, keys, operator, serve, tenants, worker
 from apishield.cli.output import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, complain, out
 from apishield.errors import APIShieldError, ConfigurationError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("worker")(worker.worker)
 app.command("doctor")(doctor.doctor)
 app.command("conformance")(conformance.conformance)
 app.add_typer(config.app, name="config")

@@ -43,6 +43,7 @@ def serve(
 
     from apishield.cli import server  # noqa: PLC0415
     from apishield.cli.banner import Banner, operator_line  # noqa: PLC0415
+    from apishield.cli.ledger_process import LedgerProcess  # noqa: PLC0415
     from apishield.cli.start import alone, bind, check_values, prepare_patiently  # noqa: PLC0415
     from apishield.stores.data_directory import DataDirectory  # noqa: PLC0415
     from apishield.telemetry import configure_logging  # noqa: PLC0415
@@ -57,5 +58,11 @@ def serve(
         prepared = asyncio.run(prepare_patiently(settings))
         operator = operator_line(settings, prepared.operator_token)
         banner = Banner(settings, listener.getsockname()[1], operator)
-        code = server.serve(settings, listener, banner.print)
+        with LedgerProcess(settings) as ledger:  # ends after the service, whose last events it takes
+
+            def announce() -> None:
+                banner.print()
+                ledger.start()  # not before, so that it makes no start slower
+
+            code = server.serve(settings, listener, announce)
     raise typer.Exit(code)
