@@ -34,6 +34,9 @@ from apishield.telemetry import configure_logging
 BACKLOG = 2048
 # Longer than what proxies keep idle connections for, so that it is they who close first and never meet a closed one.
 KEEP_ALIVE_SECONDS = 75
+# A worker can't answer its supervisor while it loads its parts: on a busy machine that takes longer than uvicorn's 5 s,
+# and a worker that is ended for it starts again, for ever.
+WORKER_PATIENCE_SECONDS = 60
 EXIT_FAILED = 1
 
 log = structlog.get_logger("apishield")
@@ -103,6 +106,7 @@ def serve(settings: Settings, listener: socket.socket, announce: Callable[[], No
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
+        timeout_worker_healthcheck=WORKER_PATIENCE_SECONDS,
     )
     # uvicorn drains, then raises the signal again; by then all is done.
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
