@@ -42,12 +42,12 @@ class Load:
             for answer in self.answers
         )
 
-    def seen(self, since: int, *, degraded: bool, allowed: bool | None = None) -> set[int]:
+    def seen(self, since: int, *, degraded: bool | None = None, allowed: bool | None = None) -> set[int]:
         """The nodes that gave such an answer since there were ``since`` of them."""
         return {
             answer.node
             for answer in self.answers[since:]
-            if answer.degraded is degraded and allowed in (None, answer.allowed)
+            if degraded in (None, answer.degraded) and allowed in (None, answer.allowed)
         }
 
 

@@ -11,13 +11,14 @@ from apishield.core.counter_keys import counter_key
 from apishield.core.model import SECOND_US, Counter, Limit, SlidingWindow, Verdict
 from apishield.errors import StoreUnavailable
 from apishield.stores.redis import RedisStore
-from tests.faults.load import new_key, store_of, under_load, until
+from tests.faults.load import CALLERS_A_NODE, new_key, store_of, under_load, until
 from tests.support.node import Node
 from tests.support.processes import Reaper
 from tests.support.redis_sentinel import Replicated, replicated_redis
 
 LIMIT = 200
 NODES = {0, 1}
+CALLERS = len(NODES) * CALLERS_A_NODE  # whose answers may have been on their way
 SHARE = LIMIT // len(NODES)
 HOUR_US = 3600 * SECOND_US
 WINDOW = Limit(id="lim_1", name="x", algorithm=SlidingWindow(LIMIT, HOUR_US))
@@ -46,14 +47,15 @@ async def test_nodes_go_on_with_the_new_primary_and_what_was_used_stays_used(
     await asyncio.to_thread(replicated.wait_for_replica)
     await asyncio.to_thread(replicated.primary.kill)
     async with under_load(nodes, tenant, secret) as load:
-        await until(lambda: load.seen(0, degraded=True) == NODES, "both nodes to miss the primary")
-        gone = len(load.answers)
-        await until(lambda: load.seen(gone, degraded=False, allowed=False) == NODES, "both to ask the new one")
+        await until(lambda: all(store_of(node).is_degraded for node in nodes), "both nodes to miss the primary")
+        await until(lambda: not any(store_of(node).is_degraded for node in nodes), "both to ask the new one")
+        healed = len(load.answers)
+        await until(lambda: load.seen(healed + CALLERS, allowed=False) == NODES, "the new one to refuse")
 
     assert {answer.http_status for answer in before.answers + load.answers} == {200}
     assert {answer.code for answer in load.answers if not answer.allowed} == {"rate_limited"}
-    for number in NODES:
-        assert load.admitted(node=number, degraded=True) <= SHARE
+    # The new primary may not have heard all that the old one counted, and the decisions say so for a window.
+    assert load.seen(healed + CALLERS, degraded=False) == set()
     assert before.admitted() + load.admitted() <= LIMIT + len(NODES) * SHARE
     assert not any(store_of(node).is_degraded for node in nodes)
 

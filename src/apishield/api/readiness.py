@@ -8,6 +8,7 @@ from apishield.bootstrap import Runtime
 from apishield.core.model import SECOND_US
 from apishield.errors import APIShieldError
 from apishield.stores.failover import FailoverStore
+from apishield.stores.redis import RedisStore
 
 FRESH_US = 5 * SECOND_US
 CHECK_TIMEOUT_SECONDS = 1.0
@@ -36,8 +37,10 @@ async def reasons_against(runtime: Runtime) -> list[str]:
 def warnings_about(runtime: Runtime) -> list[str]:
     """What is wrong with this node although it should get traffic."""
     store = runtime.store
-    if isinstance(store, FailoverStore) and store.is_degraded:
+    if not isinstance(store, FailoverStore):
+        return []
+    if store.is_degraded:
         return [
             "Redis can't be reached: each limit goes on as its on_store_failure says (by default, this node's share)"
         ]
-    return []
+    return store.primary.warnings() if isinstance(store.primary, RedisStore) else []

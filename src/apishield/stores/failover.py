@@ -71,6 +71,11 @@ class FailoverStore:
         self._healing: asyncio.Task[None] | None = None
 
     @property
+    def primary(self) -> CounterStore:
+        """The store that this one does without when it must."""
+        return self._primary
+
+    @property
     def is_degraded(self) -> bool:
         """Whether checks are decided without the store."""
         return self._is_open

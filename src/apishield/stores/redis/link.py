@@ -17,11 +17,13 @@ from redis.exceptions import RedisError
 
 from apishield.errors import StoreUnavailable
 from apishield.stores.redis.connection import CONNECT_TIMEOUT_SECONDS, NewConnection
+from apishield.stores.redis.runs import Runs, facts_of
 from apishield.stores.redis.script import SCRIPT, command
 
 _LOST = "The connection to Redis was lost."
 _ASKING = command(b"ASKING")
 _LOAD_SCRIPT = command(b"SCRIPT", b"LOAD", SCRIPT)
+_INFO = command(b"INFO")
 
 
 class Call(Protocol):
@@ -49,6 +51,20 @@ class _Ignore:
 _IGNORE = _Ignore()
 
 
+class _Introduction:
+    """Waits for what a server says of itself."""
+
+    def __init__(self, runs: Runs, silent_seconds: float) -> None:
+        self._runs = runs
+        self._silent_seconds = silent_seconds
+
+    def answered(self, reply: object) -> None:
+        self._runs.learn(facts_of(reply), self._silent_seconds)
+
+    def lost(self, error: StoreUnavailable) -> None:
+        pass
+
+
 class Link(asyncio.Protocol):
     """A connection that is up, until ``is_down``."""
 
@@ -60,6 +76,11 @@ class Link(asyncio.Protocol):
         self._now = asyncio.get_running_loop().time
         self._silent_since = self._now()
         self.is_down = False
+
+    @property
+    def heard_at(self) -> float:
+        """When the server last gave an answer, in the loop's time."""
+        return self._silent_since
 
     @property
     def silent_seconds(self) -> float:
@@ -96,11 +117,22 @@ class Link(asyncio.Protocol):
 
 
 class Node:
-    """One Redis, connected when it is first needed and again whenever it went away."""
+    """One Redis, connected when it is first needed and again whenever it went away.
 
-    def __init__(self, new_connection: NewConnection, on_unreachable: Callable[[], None] = lambda: None) -> None:
+    ``is_gone`` is whether the last attempt to reach it failed. It introduces itself on every connection, see ``runs``.
+    """
+
+    def __init__(
+        self,
+        new_connection: NewConnection,
+        on_unreachable: Callable[[], None] = lambda: None,
+        on_forgot: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.runs = Runs(on_forgot)
+        self.is_gone = False
         self._new_connection = new_connection
         self._on_unreachable = on_unreachable
+        self._heard_at = 0.0
         self._link: Link | None = None
         self._unsent: list[tuple[bytes, Call]] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -119,6 +151,10 @@ class Node:
         """Teaches the server the script again, before anything that is sent from now on."""
         self.send(_LOAD_SCRIPT, _IGNORE)
 
+    def ask_for_facts(self) -> None:
+        """Lets the server introduce itself again."""
+        self.send(_INFO, _Introduction(self.runs, 0.0))
+
     def ask_importing(self) -> None:
         """Lets a Cluster's node that is importing a slot take the next call."""
         self.send(_ASKING, _IGNORE)
@@ -128,11 +164,13 @@ class Node:
         if self._link is None or self._link.silent_seconds < seconds:
             return False
         self.disconnect()
+        self.is_gone = True
         return True
 
     def disconnect(self) -> None:
         """Drops the connection; the next call makes a new one, to whoever is the primary then."""
         if self._link is not None:
+            self._heard_at = self._link.heard_at
             self._link.close()
             self._link = None
 
@@ -145,13 +183,19 @@ class Node:
         self.disconnect()
 
     async def _connect(self) -> None:
+        self.disconnect()
         try:
             self._link = await asyncio.wait_for(open_link(self._new_connection()), CONNECT_TIMEOUT_SECONDS)
         except (RedisError, OSError, TimeoutError) as error:
+            self.is_gone = True
             self._fail_unsent(f"Redis can't be reached: {str(error) or type(error).__name__}.")
             self._on_unreachable()
         else:
+            self.is_gone = False
             self._link.send(_LOAD_SCRIPT, _IGNORE)
+            # Before any check, so that it is known with the first verdict.
+            silent_seconds = asyncio.get_running_loop().time() - self._heard_at
+            self._link.send(_INFO, _Introduction(self.runs, silent_seconds))
             unsent, self._unsent = self._unsent, []
             for packed, call in unsent:
                 self._link.send(packed, call)

@@ -29,7 +29,17 @@ _MAP_PAUSE_SECONDS = 0.2
 
 
 class Servers(Protocol):
-    """Where calls go."""
+    """Where calls go. ``may_have_forgotten`` is whether some server may have lost charges since this process runs."""
+
+    may_have_forgotten: bool
+
+    def node_of(self, key: str) -> Node | None:
+        """The server that holds ``key``, as far as it is known."""
+        ...
+
+    def nodes(self) -> list[Node]:
+        """All servers that were needed so far."""
+        ...
 
     def send(self, key: str, command: bytes, call: Call) -> None:
         """Sends ``command`` to the server that holds ``key``."""
@@ -52,7 +62,16 @@ class SingleServer:
     """One server, or whatever ``new_connection`` leads to (Sentinel: the primary of the moment)."""
 
     def __init__(self, new_connection: NewConnection) -> None:
-        self._node = Node(new_connection)
+        self.may_have_forgotten = False
+        self._node = Node(new_connection, on_forgot=self._forgot)
+
+    def node_of(self, key: str) -> Node:
+        """The server."""
+        return self._node
+
+    def nodes(self) -> list[Node]:
+        """The server."""
+        return [self._node]
 
     def send(self, key: str, command: bytes, call: Call) -> None:
         """Sends ``command``."""
@@ -76,16 +95,31 @@ class SingleServer:
         """Drops the connection."""
         await self._node.close()
 
+    def _forgot(self) -> None:
+        self.may_have_forgotten = True
+
 
 class Cluster:
     """The nodes of a Redis Cluster. redis-py reads the map of slots; it is read again when a node is gone or says so."""
 
     def __init__(self, new_cluster: Callable[[], RedisCluster]) -> None:
+        self.may_have_forgotten = False
         self._new_cluster = new_cluster
         self._cluster: RedisCluster | None = None
         self._nodes: dict[tuple[str, int], Node] = {}
         self._unsent: list[tuple[str, bytes, Call]] = []
         self._mapping: asyncio.Task[None] | None = None
+
+    def node_of(self, key: str) -> Node | None:
+        """The node that holds the slot of ``key``, as far as the map is known."""
+        try:
+            return None if self._cluster is None else self._node_of(self._cluster, key)
+        except RedisClusterException:
+            return None
+
+    def nodes(self) -> list[Node]:
+        """All nodes that were needed so far."""
+        return list(self._nodes.values())
 
     def send(self, key: str, command: bytes, call: Call) -> None:
         """Sends ``command`` to the primary of the slot of ``key``, once the map is known."""
@@ -147,12 +181,25 @@ class Cluster:
             def new_connection() -> AbstractConnection:
                 return where.connection_class(**where.connection_kwargs, retry=no_retry())
 
-            node = self._nodes[host, port] = Node(new_connection, on_unreachable=self._map_again)
+            node = self._nodes[host, port] = Node(new_connection, self._map_again, self._forgot)
         return node
+
+    def _forgot(self) -> None:
+        self.may_have_forgotten = True
 
     def _map_again(self) -> None:
         if self._mapping is None:
             self._mapping = asyncio.get_running_loop().create_task(self._map())
+
+    async def _map_anew(self, cluster: RedisCluster) -> None:
+        """Reads the map again. Who took the slots of a node that is gone was its replica, and may not have heard all."""
+        gone = {where for where, node in self._nodes.items() if node.is_gone}
+        before = _owners(cluster) if gone else {}
+        await cluster.nodes_manager.initialize()
+        after = _owners(cluster) if gone else {}
+        heirs = {after[slot] for slot, owner in before.items() if owner in gone and after.get(slot, owner) != owner}
+        for host, port in heirs:
+            self._node_at(cluster, host, port).runs.lose()
 
     async def _map(self) -> None:
         """Reads the map of slots, but no more often than the pause allows."""
@@ -162,7 +209,7 @@ class Cluster:
                 if self._cluster is None:
                     self._cluster = await self._new_cluster().initialize()
                 else:
-                    await self._cluster.nodes_manager.initialize()
+                    await self._map_anew(self._cluster)
         except (RedisError, OSError, TimeoutError) as fault:
             error = fault
         unsent, self._unsent = self._unsent, []
@@ -175,6 +222,12 @@ class Cluster:
         self._mapping = None
         if self._unsent:
             self._map_again()
+
+
+def _owners(cluster: RedisCluster) -> dict[int, tuple[str, int]]:
+    """Who holds each slot."""
+    slots: dict[int, list[ClusterNode]] = cluster.nodes_manager.slots_cache
+    return {slot: (nodes[0].host, int(nodes[0].port)) for slot, nodes in slots.items()}
 
 
 def servers_of(url: str) -> Servers:

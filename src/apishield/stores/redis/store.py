@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
@@ -36,6 +37,7 @@ from apishield.stores.redis.codec import (
     evaluate,
     verdicts,
 )
+from apishield.stores.redis.runs import NO_EVICTION, reach_back
 from apishield.stores.redis.script import command
 from apishield.stores.redis.servers import Servers, servers_of
 
@@ -130,6 +132,14 @@ class RedisStore:
         if counters:
             await self._submit(counters, [0] * len(counters), "", Step.RESET)
 
+    def warnings(self) -> list[str]:
+        """What is wrong with the servers, as they said last; asks them again, for the next time."""
+        nodes = self.servers.nodes()
+        for node in nodes:
+            node.ask_for_facts()
+        policies = sorted({node.runs.facts.maxmemory_policy for node in nodes if node.runs.facts.evicts})
+        return [f"Redis has maxmemory-policy {policy}. {NO_EVICTION}" for policy in policies]
+
     async def close(self) -> None:
         """Lets go of connections; whoever still waits gets ``StoreUnavailable``."""
         self.fail_waiting(StoreUnavailable("The store is closed."))
@@ -141,7 +151,10 @@ class RedisStore:
     def resolve(self, asks: Sequence[Ask], answer: bytes, kept: Sequence[bytes] = ()) -> None:
         """Hands out the verdicts of ``answer``, and tells the ledger of the quotas that were charged."""
         charges: list[QuotaCharge] | None = None if self._ledger is None else []
-        for ask, verdict in zip(asks, verdicts(asks, answer, kept, charges), strict=True):
+        answers = verdicts(asks, answer, kept, charges)
+        if self.servers.may_have_forgotten:
+            answers = self._marked(asks, answers)
+        for ask, verdict in zip(asks, answers, strict=True):
             if isinstance(verdict, Unseeded):
                 self._seed_later(ask, verdict.now_us)
             elif not ask.verdict.done():
@@ -149,6 +162,20 @@ class RedisStore:
         if self._ledger is not None and charges:
             for charge in charges:
                 self._ledger.note(charge.counter_key, charge.period_start_us, charge.used, charge.at_us)
+
+    def _marked(self, asks: Sequence[Ask], answers: Iterator[Verdict | Unseeded]) -> Iterator[Verdict | Unseeded]:
+        """The verdicts; ``degraded`` where a limit reaches back to when the server may have lost charges."""
+        servers = self.servers
+        node = servers.node_of(asks[0].key)
+        for ask, verdict in zip(asks, answers, strict=True):
+            lost_at_us = None if node is None else node.runs.lost_at_us(verdict.now_us)
+            if lost_at_us is None or isinstance(verdict, Unseeded):
+                yield verdict
+            elif reach_back(ask.counters, verdict.now_us - lost_at_us):
+                yield replace(verdict, degraded=True)
+            else:
+                yield verdict
+        servers.may_have_forgotten = any(node.runs.may_have_forgotten for node in servers.nodes())
 
     def _submit(
         self,
