@@ -17,11 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.core.events import DecisionEvent, Event, EventRef, ResultEvent, SettlementEvent
 from apishield.stores.sql.database import Database
-from apishield.stores.sql.ledger.chunks import BLOCK, HOUR_US, Chunk
+from apishield.stores.sql.ledger.chunks import BLOCK, EVENTS_AT_MOST, HOUR_US, Chunk
 from apishield.stores.sql.ledger.statements import select_rows
 
 _DAY_US: Final = 24 * HOUR_US
-_PAGE: Final = 8
+_PAGE, _LARGEST_PAGE = 8, 64
+_PAGE_EVENTS: Final = 8 * EVENTS_AT_MOST
+"""So many events are read at once, about: of a tenant with little traffic they lie in many small chunks."""
+
 _CHUNKS_REMEMBERED: Final = 64
 _FIELDS: Final = "id, spool, first_sequence, last_sequence, from_us, to_us, payload"
 
@@ -96,7 +99,7 @@ class DecisionArchive:
 
         Holds as many chunks as overlap in time, however long the period is, and no transaction between two lists.
         """
-        from_us = max(from_us, self._database.clock() - self._kept_us)
+        from_us = max(from_us, self._database.clock() - self._kept_us + 1)
         opened = _Opened(self._database, tenant_id)
         order = _NEWEST_FIRST if newest_first else _OLDEST_FIRST
         waiting: list[StoredDecision] = []
@@ -113,7 +116,7 @@ class DecisionArchive:
             yield order.sorted(waiting)
 
     def _is_gone(self, at_us: int) -> bool:
-        return at_us < self._database.clock() - self._kept_us
+        return at_us <= self._database.clock() - self._kept_us
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -150,21 +153,24 @@ async def _pages(
     column = order.column
     beyond, direction = ("<", "DESC") if order.newest_first else (">", "ASC")
     statement = (
-        f"SELECT {_FIELDS} FROM decision_chunks WHERE tenant_id = ? AND kind = 'decision' "  # noqa: S608  names of ours
+        f"SELECT {_FIELDS}, events FROM decision_chunks WHERE tenant_id = ? AND kind = 'decision' "  # noqa: S608  names of ours
         f"AND {column} >= ? AND {column} < ? AND to_us >= ? AND from_us < ? "
-        f"AND ({column}, id) {beyond} (?, ?) ORDER BY {column} {direction}, id {direction} LIMIT {_PAGE}"
+        f"AND ({column}, id) {beyond} (?, ?) ORDER BY {column} {direction}, id {direction} LIMIT ?"
     )
+    size = _PAGE
     last = (to_us + HOUR_US, 0) if order.newest_first else (from_us - HOUR_US, 0)
     while True:
         # The first pair says it again for the index: a chunk is an hour long at most.
-        parameters = (tenant_id, from_us - HOUR_US, to_us + HOUR_US, from_us, to_us, *last)
+        parameters = (tenant_id, from_us - HOUR_US, to_us + HOUR_US, from_us, to_us, *last, size)
         async with database.read() as work:
-            chunks = [Chunk(*row) for row in await select_rows(work.connection, statement, parameters)]
+            rows = await select_rows(work.connection, statement, parameters)
+        chunks = [Chunk(*row[:-1]) for row in rows]
         if chunks:
             yield chunks
-        if len(chunks) < _PAGE:
+        if len(chunks) < size:
             return
         last = (order.border_us(chunks[-1]), chunks[-1].id)
+        size = min(_LARGEST_PAGE, max(_PAGE, _PAGE_EVENTS * len(rows) // max(1, sum(row.events for row in rows))))
 
 
 class _Opened:
@@ -189,13 +195,15 @@ class _Opened:
         ]
 
     async def _late(self, chunks: Sequence[Chunk]) -> list[tuple[int, list[Event]]]:
+        extents: dict[int, tuple[int, int]] = {}
+        for chunk in chunks:
+            first, last = extents.get(chunk.spool, (chunk.first_sequence, chunk.last_sequence))
+            extents[chunk.spool] = min(first, chunk.first_sequence), max(last, chunk.last_sequence)
         async with self._database.read() as work:
             wanted = {
                 (row.id, row.spool)
-                for chunk in chunks
-                for row in await _overlapping(
-                    work.connection, self._tenant_id, "result", chunk.spool, chunk.first_sequence, chunk.last_sequence
-                )
+                for spool, (first, last) in extents.items()
+                for row in await _overlapping(work.connection, self._tenant_id, "result", spool, first, last)
             }
             missing = [row_id for row_id, _ in wanted if row_id not in self._events]
             for chunk in await _payloads(work.connection, self._tenant_id, missing):
@@ -242,7 +250,7 @@ async def _find(connection: AsyncConnection, tenant_id: str, ref: EventRef) -> S
 async def _overlapping(
     connection: AsyncConnection, tenant_id: str, kind: str, spool: int, first: int, last: int
 ) -> Sequence[Any]:
-    """Where chunks of one block lie that overlap ``first`` to ``last``."""
+    """Where chunks lie that overlap ``first`` to ``last``."""
     statement = (
         "SELECT id, spool, first_sequence, last_sequence FROM decision_chunks "
         "WHERE tenant_id = ? AND kind = ? AND spool = ? AND first_sequence BETWEEN ? AND ? AND last_sequence >= ? "

@@ -105,7 +105,8 @@ async def endpoints_without_catalogue(
     """Method and name of endpoints that have a series of their own although the tenant's catalogue doesn't name them."""
     statement = (
         "SELECT DISTINCT s.method, s.endpoint FROM series_sets ss JOIN series s ON s.set_id = ss.id "  # noqa: S608
-        "WHERE ss.tenant_id = ? AND ss.dims = 'endpoint' AND NOT EXISTS (SELECT 1 FROM endpoints e "
+        "WHERE ss.tenant_id = ? AND ss.dims = 'endpoint' AND s.endpoint NOT IN ('', '(other)') "
+        "AND NOT EXISTS (SELECT 1 FROM endpoints e "
         f"WHERE e.tenant_id = ss.tenant_id AND e.path = s.endpoint) LIMIT {at_most}"
     )
     return {(method, endpoint) for method, endpoint in await select_rows(connection, statement, (tenant_id,))}

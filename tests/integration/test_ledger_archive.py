@@ -1,0 +1,119 @@
+"""Decisions can be read back: one by its place, all of a period in order, and nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+
+from apishield.core.events import EventRef
+from apishield.services.ledger import LedgerService
+from apishield.stores.sql.database import Database
+from apishield.stores.sql.ledger.archive import DecisionArchive, StoredDecision
+from tests.support.clock import SECOND_US, ManualClock
+from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, settlement
+
+OTHER = 0xB2
+
+
+async def take(ledger: LedgerService, *turns: list[object], spool: int = SPOOL) -> None:
+    claim = await ledger.claim(f"spool:{spool:08x}", "test")
+    await ledger.apply(claim, intake(*turns, start=claim.position, spool=spool))  # type: ignore[arg-type]
+
+
+async def scanned(archive: DecisionArchive, from_us: int, to_us: int, **options: bool) -> list[StoredDecision]:
+    return [stored async for page in archive.scan(TENANT, from_us, to_us, **options) for stored in page]
+
+
+async def test_a_decision_is_found_by_its_place_with_all_that_became_known_of_it(
+    database: Database, clock: ManualClock
+) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    made = decision(7, units={"tokens": 9}, message="why", user_agent="curl/8", attributes={"route": "a"})
+    await take(ledger, [decision(6), made, decision(8)])
+    ref = EventRef(SPOOL, 7)
+    assert await archive.find(TENANT, ref, made.at_us) == StoredDecision(SPOOL, made)
+    told, final = result(made), settlement(made, {"tokens": 4})
+    await take(ledger, [told, final], spool=OTHER)
+    assert await archive.find(TENANT, ref, made.at_us) == StoredDecision(SPOOL, made, told, final)
+    assert await archive.find(TENANT, EventRef(SPOOL, 9), made.at_us) is None
+    assert await archive.find(TENANT, EventRef(OTHER, 7), made.at_us) is None
+
+
+async def test_nobody_finds_or_scans_another_tenants_decision(database: Database, clock: ManualClock) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    mine, theirs = decision(1), decision(2, tenant_id="ten_other")
+    await take(ledger, [mine, theirs])
+    assert await archive.find(TENANT, EventRef(SPOOL, 2), theirs.at_us) is None
+    assert [one.event for one in await scanned(archive, 0, clock.now_us + 1)] == [mine]
+
+
+async def test_a_receipt_is_found_for_the_tenant_whose_id_it_is(database: Database, clock: ManualClock) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    theirs = decision(2, tenant_id="ten_other")
+    await take(ledger, [decision(1), theirs, decision(3)])
+    ref = EventRef(SPOOL, 2)
+    found = await archive.find_public(ref, theirs.at_us, lambda tenant: tenant == "ten_other")
+    assert found is not None
+    assert found.event == theirs
+    assert await archive.find_public(ref, theirs.at_us, lambda tenant: tenant == TENANT) is None  # a forged id
+    assert await archive.find_public(ref, theirs.at_us, lambda _: False) is None
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_scan_tells_the_decisions_of_a_period_in_the_order_of_time(
+    database: Database, clock: ManualClock, newest_first: bool
+) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    start_us = clock.now_us - 9_000 * SECOND_US
+    every = []
+    for turn in range(30):  # two nodes whose chunks overlap, over more than two hours
+        for spool in (SPOOL, OTHER):
+            made = [
+                decision(turn * 10 + n, at_us=start_us + (turn * 300 + n * 97 + (spool == OTHER) * 13) * SECOND_US)
+                for n in range(1, 4)
+            ]
+            every += [(one.at_us, spool, one) for one in made]
+            await take(ledger, [*made, result(made[0], spool=spool)], spool=spool)
+    from_us, to_us = start_us + 1_000 * SECOND_US, start_us + 8_000 * SECOND_US
+    expected = sorted(
+        (one for one in every if from_us <= one[0] < to_us), key=lambda one: one[:2], reverse=newest_first
+    )
+    found = await scanned(archive, from_us, to_us, newest_first=newest_first)
+    assert [(one.event.at_us, one.spool, one.event) for one in found] == expected
+    assert all((one.result is not None) == (one.event.sequence % 10 == 1) for one in found)
+
+
+async def test_a_scan_holds_no_more_than_what_overlaps(database: Database, clock: ManualClock) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    start_us = clock.now_us - 4_000 * SECOND_US
+    made = [decision(n, at_us=start_us + n * 100_000) for n in range(1, 30_001)]
+    await take(ledger, list(made[:15_000]))
+    await take(ledger, list(made[15_000:]))
+    sizes = [len(page) async for page in archive.scan(TENANT, start_us, clock.now_us)]
+    assert sum(sizes) == 30_000
+    assert max(sizes) <= 9 * 1_024
+
+
+async def test_what_is_older_than_it_is_kept_is_not_shown(database: Database, clock: ManualClock) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database, replay_days=1)
+    made = decision(1, at_us=clock.now_us)
+    await take(ledger, [made])
+    clock.advance(86_401)
+    assert await archive.find(TENANT, EventRef(SPOOL, 1), made.at_us) is None
+    assert await scanned(archive, 0, clock.now_us) == []
+
+
+async def test_with_no_days_to_keep_nothing_of_a_caller_is_written_and_results_still_count(
+    database: Database, clock: ManualClock
+) -> None:
+    ledger = LedgerService(database, clock, replay_days=0)
+    made = decision(1, endpoint=None, flags=0, path="/users/4711", user_agent="curl/8", message="m")
+    await take(ledger, [made])
+    await take(LedgerService(database, clock, replay_days=0), [result(made)], spool=OTHER)
+    found = await rows(database, "SELECT requests, results FROM rollup_day r JOIN series s ON s.id = r.series_id")
+    assert found == [(1, 1)] * 5
+    assert await rows(database, "SELECT count(*) FROM address_hour") == [(0,)]
+    kept = await DecisionArchive(database, replay_days=1).find(TENANT, EventRef(SPOOL, 1), made.at_us)
+    assert kept is not None
+    assert (kept.event.address, kept.event.user_agent, kept.event.message) == (None, None, "")
+    assert kept.event.path == "/users/{id}"
+    assert await DecisionArchive(database, replay_days=0).find(TENANT, EventRef(SPOOL, 1), made.at_us) is None

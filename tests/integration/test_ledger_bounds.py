@@ -1,0 +1,119 @@
+"""The ledger stays small: whatever callers make up, and however long it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apishield.services import ledger_names
+from apishield.services.ledger import LedgerService
+from apishield.stores.sql.database import Database
+from apishield.stores.sql.ledger import addresses
+from tests.support.clock import SECOND_US, ManualClock
+from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, same_everywhere
+
+DAY_S = 86_400
+
+
+async def take(ledger: LedgerService, *events: Any) -> None:
+    claim = await ledger.claim(f"spool:{SPOOL:08x}", "test")
+    await ledger.apply(claim, intake(list(events), start=claim.position))
+
+
+async def endpoints(database: Database) -> dict[str, int]:
+    found = await rows(
+        database,
+        "SELECT s.endpoint, sum(r.requests) FROM rollup_day r JOIN series s ON s.id = r.series_id "
+        "JOIN series_sets ss ON ss.id = s.set_id WHERE ss.dims = 'endpoint' GROUP BY s.endpoint",
+    )
+    return {endpoint: int(requests) for endpoint, requests in found}
+
+
+async def test_made_up_paths_count_as_other_beyond_the_ceiling_and_the_catalogue_always_by_name(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_names, "ENDPOINTS_PER_TENANT", 3)
+    made_up = [decision(n, flags=0, endpoint=None, path=f"/word{'abcdefgh'[n]}") for n in range(8)]
+    await take(LedgerService(database, clock), *made_up[:5])
+    next_one = LedgerService(database, clock)  # knows from the tables what has a name already
+    await take(next_one, *made_up, decision(9, endpoint="/catalogued"))
+    found = await endpoints(database)
+    assert found == {"/worda": 2, "/wordb": 2, "/wordc": 2, "(other)": 7, "/catalogued": 1}
+    assert (await same_everywhere(database))["requests"] == 14
+    assert next_one.stats.other_series > 0
+
+
+async def test_the_most_detailed_series_of_an_hour_are_bounded_and_all_others_stay_exact(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_names, "SERIES_PER_HOUR", 10)
+    first = [decision(n, key_id=f"key_{n:02d}") for n in range(8)]
+    await take(LedgerService(database, clock), *first)
+    second = [decision(n + 100, key_id=f"key_{n:02d}") for n in range(20)]
+    await take(LedgerService(database, clock), *second, *(result(one) for one in second))
+    totals = await same_everywhere(database)
+    assert (totals["requests"], totals["results"]) == (28, 20)
+    count = (
+        "SELECT count(*) FROM rollup_hour r JOIN series_sets s ON s.id = r.set_id WHERE s.dims = '{}' AND r.bucket = {}"
+    )
+    hour_s = clock.now_us // SECOND_US // 3600 * 3600
+    assert await rows(database, count.format("full", hour_s)) == [(11,)]
+    assert await rows(database, count.format("key", hour_s)) == [(20,)]
+    clock.advance(3600)  # the next hour has room again
+    await take(LedgerService(database, clock), decision(900, at_us=clock.now_us, key_id="key_19"))
+    assert await rows(
+        database,
+        "SELECT s.key_id FROM rollup_hour r JOIN series s ON s.id = r.series_id JOIN series_sets ss ON ss.id = s.set_id "
+        f"WHERE ss.dims = 'full' AND r.bucket = {hour_s + 3600}",
+    ) == [("key_19",)]
+
+
+async def test_the_busiest_addresses_keep_their_name_and_no_request_is_lost(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "OF_AN_INTAKE", 5)
+    monkeypatch.setattr(addresses, "OF_AN_HOUR", 3)
+    ledger = LedgerService(database, clock)
+    sequence = iter(range(1, 10_000))
+    for node in range(2):
+        events = [
+            decision(next(sequence), address=f"203.0.113.{node * 100 + n}", code="ok" if n % 2 else "rate_limited")
+            for n in range(10)
+            for _ in range(n + 1)
+        ]
+        await take(ledger, *events)
+    found = dict(await rows(database, "SELECT address, requests FROM address_hour"))
+    assert len(found) == 11
+    assert sum(found.values()) == 110
+    clock.advance(2 * 3600)
+    await ledger.keep_house()
+    kept = await rows(database, "SELECT address, requests, refused FROM address_hour ORDER BY requests DESC, address")
+    assert [row[0] for row in kept] == ["", "203.0.113.109", "203.0.113.9", "203.0.113.108"]
+    assert sum(row[1] for row in kept) == 110
+    assert sum(row[2] for row in kept) == 50
+
+
+async def test_what_is_older_than_it_is_kept_is_forgotten_and_days_stay(database: Database, clock: ManualClock) -> None:
+    ledger = LedgerService(database, clock, replay_days=3)
+    made = decision(1, at_us=clock.now_us, units={"requests": 1, "tokens": 5})
+    await take(ledger, made, result(made))
+    tables = ["rollup_minute", "rollup_hour", "rollup_day", "decision_chunks", "address_hour", "ledger_results"]
+    kept: dict[float, list[str]] = {}
+    for days in (0.5, 2.5, 3.5, 7.5, 90.5, 150):
+        clock.now_us = made.at_us + round(days * DAY_S) * SECOND_US
+        await ledger.keep_house()
+        kept[days] = [table for table in tables if (await rows(database, f"SELECT count(*) FROM {table}"))[0][0]]
+    assert kept[0.5] == tables
+    assert kept[2.5] == tables[:-1]
+    assert kept[3.5] == ["rollup_minute", "rollup_hour", "rollup_day"]
+    assert kept[7.5] == ["rollup_hour", "rollup_day"]
+    assert kept[90.5] == kept[150] == ["rollup_day"]
+    assert await rows(database, "SELECT step, sum(cost) FROM rollup_units GROUP BY step") == [("day", 25)]
+    assert (await ledger.claim(f"spool:{SPOOL:08x}", "later")).position == 100
+
+
+async def test_texts_that_no_index_holds_do_not_stop_the_ledger(database: Database, clock: ManualClock) -> None:
+    odd = decision(1, key_id="k\0" * 3_000, endpoint="/" + "x" * 5_000, customer_id="ü" * 2_000)
+    await take(LedgerService(database, clock), odd, decision(2, tenant_id=TENANT, key_id="key_'\"\\{},NULL"))
+    assert (await same_everywhere(database))["requests"] == 2
