@@ -370,6 +370,11 @@ class Settings(BaseModel):
                 f"APISHIELD_WORKERS is {self.workers} and REDIS_URL is not set: each worker would count by itself "
                 "and admit the whole limit. Set REDIS_URL, or APISHIELD_WORKERS=1."
             )
+        if self.kafka_bootstrap_servers and self.ledger == "inline":
+            raise ConfigurationError(
+                "APISHIELD_LEDGER is 'inline', and KAFKA_BOOTSTRAP_SERVERS is set: the serving process itself publishes "
+                "nothing. Set APISHIELD_LEDGER=worker, or off and run `apishield worker` beside it."
+            )
         signs_in = self.kafka_security_protocol.startswith("sasl")
         if self.kafka_bootstrap_servers and signs_in and not (self.kafka_sasl_username and self.kafka_sasl_password):
             raise ConfigurationError(

@@ -185,6 +185,8 @@ def test_kafka_is_given_a_user_and_a_password_exactly_where_it_is_told_to_sign_i
         load(brokers | {"APISHIELD_KAFKA_SECURITY_PROTOCOL": "sasl_ssl", "APISHIELD_KAFKA_SASL_USERNAME": "u"}, None)
     with pytest.raises(ConfigurationError, match="which doesn't sign in"):
         load(brokers | password, None)
+    with pytest.raises(ConfigurationError, match="publishes nothing"):
+        load(brokers | {"APISHIELD_LEDGER": "inline"}, None)
     signing_in = {"APISHIELD_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "APISHIELD_KAFKA_SASL_USERNAME": "u"}
     settings = load(brokers | password | signing_in, None).settings
     assert settings.kafka_bootstrap_servers == ("a:9092", "b:9092")
