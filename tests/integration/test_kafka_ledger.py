@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import NewTopic
 
+from apishield.bootstrap import system_clock
 from apishield.core.events import DecisionEvent, Event, ResultEvent
 from apishield.errors import ConfigurationError
 from apishield.services.ledger import LedgerService
@@ -21,7 +24,18 @@ from apishield.stores.sql.database import Database
 from apishield.workers.ledger import LedgerWorker
 from tests.support.clock import ManualClock
 from tests.support.kafka import KafkaServer, kafka, kafka_server, kafka_settings
-from tests.support.pipeline import Node, consuming, requests_in, sums, traffic, until, until_counted
+from tests.support.pipeline import (
+    Node,
+    WorkerProcess,
+    consuming,
+    owners,
+    requests_in,
+    sums,
+    traffic,
+    until,
+    until_counted,
+)
+from tests.support.processes import Reaper
 from tests.support.services import PostgresServer
 
 __all__ = ["kafka", "kafka_server", "kafka_settings"]
@@ -146,6 +160,30 @@ async def test_nothing_is_lost_or_counted_twice_when_the_broker_is_killed(
         await node.publish()
         await until_counted(database, counted(events), clock)
     assert node.publisher.stats.waiting_since_us == 0
+
+
+async def test_a_worker_that_is_killed_is_replaced_by_another_and_nothing_is_lost_or_counted_twice(
+    tmp_path: Path, node: Node, kafka_settings: Settings, database: Database, reaper: Reaper
+) -> None:
+    events = [event for event in traffic(FIRST, 4000, system_clock()) if isinstance(event, DecisionEvent)]
+    await agree(database, kafka_settings)
+    workers = [
+        await asyncio.to_thread(WorkerProcess, reaper, tmp_path / name, kafka_settings, database) for name in ("a", "b")
+    ]
+    try:
+        async with asyncio.timeout(60):
+            while len(await owners(database)) < 2:
+                await asyncio.sleep(0.1)
+        for first in range(0, len(events), 100):
+            node.write(events[first : first + 100])
+            await node.publish()
+            if first == 2000:
+                workers[0].kill()
+        await until_counted(database, (len(events), 0))
+        assert await owners(database) == {f"{socket.gethostname()}:{workers[1].pid}"}
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 async def test_the_worker_stays_in_the_group_and_goes_on_where_it_was_while_the_database_is_away(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,11 +19,20 @@ from apishield.services.ledger import LedgerService
 from apishield.settings import Settings
 from apishield.stores.spool import SpoolWriter
 from apishield.stores.sql.database import Database
-from apishield.stores.sql.ledger.tables import MEASURES, rollup_minute, rollup_units, series, series_sets
+from apishield.stores.sql.ledger.tables import (
+    MEASURES,
+    ledger_positions,
+    rollup_minute,
+    rollup_units,
+    series,
+    series_sets,
+)
 from apishield.workers.consume import Consumer
 from apishield.workers.ledger import LedgerWorker
 from apishield.workers.publish import Publisher
 from tests.support.clock import ManualClock
+from tests.support.database import plain_url
+from tests.support.processes import Reaper, ServerProcess
 
 Sums = dict[tuple[object, ...], tuple[int, ...]]
 
@@ -66,6 +77,25 @@ class Node:
         publisher = Publisher(self.root, self._settings, self._database, self._clock)
         worker = LedgerWorker(self.root, publisher, self._clock, owner="node", max_bytes=1 << 30)
         return publisher, worker
+
+
+class WorkerProcess(ServerProcess):
+    """``apishield worker``, as an operator starts it."""
+
+    def __init__(self, reaper: Reaper, directory: Path, settings: Settings, database: Database) -> None:
+        directory.mkdir()
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "DATABASE_URL": plain_url(database),
+            "KAFKA_BOOTSTRAP_SERVERS": ",".join(settings.kafka_bootstrap_servers),
+            "APISHIELD_KAFKA_TOPIC": settings.kafka_topic,
+            "APISHIELD_DATA_DIR": str(directory / "data"),
+            "APISHIELD_SECRET": "1:" + "c2VjcmV0" * 8,
+        }
+        command = [sys.executable, "-m", "apishield.cli", "worker"]
+        super().__init__(
+            reaper, command, lambda: "worker.started" in self.log, directory=directory, environment=environment
+        )
 
 
 @asynccontextmanager
@@ -128,6 +158,14 @@ async def sums(database: Database) -> Sums:
                 values = tuple(row)
                 found[values[: len(values) - len(measures)]] = values[len(values) - len(measures) :]
     return found
+
+
+async def owners(database: Database) -> set[str]:
+    """Who holds the streams of Kafka."""
+    table = ledger_positions.c
+    async with database.read() as work:
+        rows = await work.connection.execute(select(table.owner).where(table.stream.startswith("kafka:")))
+        return {owner for (owner,) in rows}
 
 
 async def requests_in(database: Database) -> tuple[int, int]:
