@@ -240,10 +240,12 @@ def migrated(url: str) -> str:
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(history=histories())
 def test_sums_are_the_events_sums_on_sqlite(sqlite_url: str, history: Any) -> None:
-    asyncio.run(take(sqlite_url, *history, next(runs)))
+    spools, schedule = history
+    asyncio.run(take(sqlite_url, spools, schedule, next(runs)))
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(history=histories())
 def test_sums_are_the_events_sums_on_postgresql(migrated_postgres_url: str, history: Any) -> None:
-    asyncio.run(take(migrated_postgres_url, *history, next(runs)))
+    spools, schedule = history
+    asyncio.run(take(migrated_postgres_url, spools, schedule, next(runs)))
