@@ -26,7 +26,9 @@ from apishield.client.models import (
     KeyChanges,
     KeyFields,
     KeyUsage,
+    LimitSpec,
     Page,
+    PolicyReplay,
     Released,
     Report,
     ReportBatch,
@@ -229,6 +231,30 @@ def list_blocks(
 def unblock(block_id: str) -> Call[None]:
     """Lifts a block."""
     return _delete(f"/v1/blocklist/{_segment(block_id)}")
+
+
+def replay_policy(
+    from_: str,
+    *,
+    to: str = "now",
+    policy: str | None = None,
+    limit: LimitSpec | None = None,
+    per: Iterable[str] | None = None,
+    match: Mapping[str, Any] | None = None,
+    cost: int | None = None,
+) -> Call[PolicyReplay]:
+    """What a policy, or a limit, would have done to the traffic recorded since ``from_`` (``now-24h``, or RFC 3339).
+
+    Where that takes longer than a moment the answer's ``status`` is ``running``: ask ``get_replay`` until it is not.
+    """
+    given = {"policy": policy, "limit": limit, "match": match, "cost": cost, "per": None if per is None else list(per)}
+    body = {"from": from_, "to": to} | {name: value for name, value in given.items() if value is not None}
+    return _post("/v1/policies/replay", body, PolicyReplay)
+
+
+def get_replay(replay_id: str) -> Call[PolicyReplay]:
+    """How far a replay is, and what came of it."""
+    return _get(f"/v1/policies/replay/{_segment(replay_id)}", PolicyReplay)
 
 
 def _get(path: str, answer: type[T]) -> Call[T]:

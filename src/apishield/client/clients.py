@@ -78,6 +78,9 @@ class _Calls:
     list_blocks = _Sent(calls.list_blocks)
     unblock = _Sent(calls.unblock)
 
+    replay_policy = _Sent(calls.replay_policy)
+    get_replay = _Sent(calls.get_replay)
+
 
 class APIShield(_Calls):
     """The service, for code that blocks. Safe to share between threads; close it, or use it in a ``with`` block.

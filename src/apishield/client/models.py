@@ -143,6 +143,21 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
 
 
+class PolicyReplay(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy would have done to recorded traffic. ``result`` is there once ``status`` is ``done``."""
+
+    id: str
+    status: str
+    progress: float = 0.0
+    error: str | None = None
+    policy_id: str | None = None
+    covered_from: datetime | None = None
+    covered_to: datetime | None = None
+    complete: bool = False
+    only_counted: dict[str, int] = {}
+    result: dict[str, Any] | None = None
+
+
 class KeyUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What a key has used of its limits and its quota."""
 
