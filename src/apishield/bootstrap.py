@@ -200,7 +200,8 @@ class Runtime:
         self.blocks = BlockService(database, secrets, entropy=entropy)
         self.audit = AuditService(database, secrets)
         self.analytics = AnalyticsService(database, clock, self.freshness.wait)
-        self.decisions = DecisionService(DecisionArchive(database), ids, clock)
+        archive = DecisionArchive(database, replay_days=settings.replay_days)
+        self.decisions = DecisionService(archive, ids, clock, self.freshness.wait)
         self.live = LiveService(database, self.decisions, clock)
         self.replays = ReplayService(
             database,

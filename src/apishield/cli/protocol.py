@@ -29,6 +29,9 @@ from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.core.ids import new_id
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
 
+STOP_STREAMS = "apishield.stop_streams"
+"""In the state that an application shares with its connections: what ends its streams."""
+
 MAX_HEAD_BYTES = 32 * 1024
 HEAD_TIMEOUT_SECONDS = 15.0
 BODY_TIMEOUT_SECONDS = 30.0
@@ -103,6 +106,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self._wait(HEAD_TIMEOUT_SECONDS)
+
+    def shutdown(self) -> None:
+        """Begins to close: streams, which would never end by themselves, are told to; whatever else is answered first."""
+        stop_streams = self.app_state.get(STOP_STREAMS)
+        if stop_streams is not None:
+            stop_streams()
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""

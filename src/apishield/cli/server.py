@@ -26,7 +26,7 @@ from apishield.api.dataplane.app import DirectRoutes
 from apishield.api.dataplane.heads import KnownHeads
 from apishield.api.dataplane.outbox import Outbox
 from apishield.bootstrap import build
-from apishield.cli.protocol import BoundedHttpProtocol
+from apishield.cli.protocol import STOP_STREAMS, BoundedHttpProtocol
 from apishield.errors import APIShieldError
 from apishield.settings import Settings
 from apishield.telemetry import configure_logging
@@ -70,6 +70,8 @@ class Service:
         application = create_asgi(runtime)
         self.direct, self.outbox, self.heads = application.direct, application.outbox, application.heads
         self._app = application
+        # What uvicorn hands to every connection, which hears of a shutdown first.
+        scope.get("state", {})[STOP_STREAMS] = runtime.live.stop
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await runtime.close()
