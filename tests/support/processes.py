@@ -222,10 +222,10 @@ def accepts_connections(port: int) -> bool:
 
 def descendants(pid: int) -> list[int]:
     """The processes below ``pid`` (Linux; elsewhere none are found)."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
+    children: list[str] = []
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():  # a child is its thread's
+            children += (thread / "children").read_text().split()
     return [found for child in children for found in (int(child), *descendants(int(child)))]
 
 

@@ -49,6 +49,7 @@ class WorkerProcess:
 
     Alone it also reads Kafka's topic, where there is one, and waits for a database that is being migrated. What the parts
     count is in ``ledger.stats``, ``drain.stats``, ``drain.spools.stats``, ``publisher.stats`` and ``consumer.stats``.
+    Constructing one raises ``ConfigurationError`` where the data directory can't be used.
     """
 
     def __init__(self, settings: Settings, *, beside_service: bool, clock: Clock = system_clock) -> None:
@@ -59,6 +60,7 @@ class WorkerProcess:
         self.consumer: Consumer | None = None
         self._beside_service, self._clock = beside_service, clock
         self._root = settings.data_dir / SPOOL_DIRECTORY
+        DataDirectory(settings.data_dir).prepare()
         self._database = open_database(settings, load_secrets(settings), clock)
         self.ledger = LedgerService(self._database, clock, replay_days=settings.replay_days)
         show_ledger(self.metrics, self.ledger.stats)
@@ -86,7 +88,6 @@ class WorkerProcess:
         log.info("worker.stopped")
 
     async def _prepare(self, stopping: asyncio.Event) -> None:
-        DataDirectory(self.settings.data_dir).prepare()
         await wait_for(self._database, self.settings.startup_timeout_seconds, stopping)
         await check_secret(self._database, load_secrets(self.settings))
 
