@@ -41,6 +41,9 @@ class Alert:
     expression: str
     runbook_url: str
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:

@@ -30,6 +30,7 @@ OTHER: Final = "(other)"
 METRICS_DIRECTORY: Final = "metrics"
 """Where, in the data directory, the processes of a node publish."""
 _LONGEST_LABEL = 64
+_LONGEST_NAME = 1000  # of what is looked through
 
 Read = Callable[[], float | Mapping[Any, float]]
 """A number, or numbers by the values of the labels: a string, or a tuple of what can be shown."""
@@ -43,25 +44,30 @@ class LimitRefusals:
     First come, first shown: a name that has a series keeps it, so that no series ever goes back.
     """
 
-    __slots__ = ("_known", "counts")
+    __slots__ = ("_cells", "_shown")
 
     def __init__(self) -> None:
-        self.counts: dict[tuple[str, str], int] = {}
-        self._known: dict[tuple[str, str], tuple[str, str]] = {}
+        self._cells: dict[tuple[str, str], list[int]] = {}
+        self._shown: dict[tuple[str, str], list[int]] = {}
 
     def add(self, limit: str, strategy: str) -> None:
         """Counts one refusal."""
-        shown = self._known.get((limit, strategy))
-        if shown is None:
-            shown = self._show(limit, strategy)
-        self.counts[shown] = self.counts.get(shown, 0) + 1
+        cell = self._cells.get((limit, strategy))
+        if cell is None:
+            cell = self._cell(limit, strategy)
+        cell[0] += 1
 
-    def _show(self, limit: str, strategy: str) -> tuple[str, str]:
-        if len(self._known) >= MAX_LIMITS:
-            return (OTHER, strategy)
-        shown = (escape(redact(limit))[:_LONGEST_LABEL], strategy)
-        self._known[limit, strategy] = shown
-        return shown
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Refusals by name and algorithm."""
+        return {shown: cell[0] for shown, cell in list(self._shown.items())}
+
+    def _cell(self, limit: str, strategy: str) -> list[int]:
+        if len(self._cells) >= MAX_LIMITS:
+            return self._shown.setdefault((OTHER, strategy), [0])
+        name = escape(redact(limit[:_LONGEST_NAME]))[:_LONGEST_LABEL]
+        cell = self._cells[limit, strategy] = self._shown.setdefault((name, strategy), [0])
+        return cell
 
 
 class Metrics:
@@ -167,8 +173,8 @@ class Metrics:
         except OSError as error:
             log.warning("metrics.not_published", reason=str(error))
             numbers = self.numbers()
-        published = [shared.with_inherited(numbers), *await asyncio.to_thread(shared.others)]
-        return expose(published), CONTENT_TYPE_LATEST
+        own = shared.with_inherited(numbers)
+        return await asyncio.to_thread(lambda: expose([own, *shared.others()])), CONTENT_TYPE_LATEST
 
     def render(self) -> tuple[bytes, str]:
         """The numbers of this process alone."""
