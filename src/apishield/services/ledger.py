@@ -10,13 +10,16 @@ too: positions, marks and bits are written only where they are as they were read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from apishield.analytics.periods import HOUR_DAYS, MINUTE_DAYS
 from apishield.analytics.steps import Step
 from apishield.core.events import Intake, SpoolPart
 from apishield.core.ports import Clock
@@ -32,7 +35,7 @@ from apishield.stores.sql.ledger.chunks import INSERT as INSERT_CHUNK
 from apishield.stores.sql.ledger.positions import Claim, Fenced, Positions
 from apishield.stores.sql.ledger.rows import RollupRows
 from apishield.stores.sql.ledger.statements import Row, run_many
-from apishield.stores.sql.ledger.sums import add_rows
+from apishield.stores.sql.ledger.sums import add_levels, add_rows
 from apishield.stores.sql.ledger.tables import address_hour, rollup_day, rollup_hour, rollup_minute, rollup_units
 from apishield.stores.sql.ledger.taken import Contended, TakenBits, forget_results
 
@@ -45,8 +48,9 @@ EVENTS_AT_ONCE: Final = 20_000
 PENDING_PER_TENANT: Final = 20_000
 
 _DAY_US: Final = 24 * 3_600_000_000
-_MINUTES_KEPT_S: Final = 7 * 86_400
-_HOURS_KEPT_S: Final = 90 * 86_400
+_GRACE_S: Final = 3_600  # a question that was planned before a bucket was due may still be reading it
+_MINUTES_KEPT_S: Final = MINUTE_DAYS * 86_400 + _GRACE_S
+_HOURS_KEPT_S: Final = HOUR_DAYS * 86_400 + _GRACE_S
 _BITS_KEPT_US: Final = 2 * _DAY_US
 _STREAMS_KEPT_US: Final = 400 * _DAY_US  # a spool that is found later than this would be counted from its beginning
 _JOINABLE_DAYS: Final = (
@@ -140,18 +144,20 @@ class LedgerService:
     async def _apply(self, claim: Claim, intake: Intake, *, patient: bool) -> Applied:
         now_us = self._clock()
         fresh, marks, repeated = await self._fresh(claim, intake)
-        batch = self._read(now_us, fresh)
         bits = TakenBits()
         if not patient:  # look first, and write only if it is still so
-            async with self._database.read() as work:
-                await self._join(work.connection, batch, bits)
-            rows = await self._rows(batch)
+            with _uncollected():
+                batch = self._read(now_us, fresh)
+                async with self._database.read() as work:
+                    await self._join(work.connection, batch, bits)
+                rows = await self._rows(batch)
         async with self._database.transaction() as work:
             connection = work.connection
             positions = Positions(connection)
             await positions.advance(claim, intake.start, intake.end, now_us)
             await positions.mark(claim.stream, marks, now_us)
             if patient:  # others were quicker twice: hold what they would change
+                batch = self._read(now_us, fresh)
                 self._names.forget()  # and trust no number that is given in here, in case all of it is undone
                 await self._join(connection, batch, bits, lock=True)
                 rows = await self._rows(batch, connection)
@@ -226,8 +232,7 @@ class LedgerService:
         await add_rows(connection, address_hour, rows.addresses)
         await add_rows(connection, rollup_units, rows.rollups.units)
         for levels in (rows.rollups.cold, rows.rollups.hot):
-            for step, table in _TABLES.items():
-                await add_rows(connection, table, levels[step])
+            await add_levels(connection, [(table, step.seconds, levels[step]) for step, table in _TABLES.items()])
 
     @staticmethod
     async def _put_aside(connection: AsyncConnection, batch: Batch) -> None:
@@ -340,6 +345,19 @@ class LedgerService:
         async with self._database.transaction() as work:
             await forget_results(work.connection, before_us=now_us - _BITS_KEPT_US, at_most=100_000)
             await Positions(work.connection).forget(before_us=now_us - _STREAMS_KEPT_US)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Spares the garbage collector a look at a hundred thousand new objects, none of which refers to itself."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Rows(msgspec.Struct, frozen=True):
