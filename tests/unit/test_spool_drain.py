@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from apishield.core.events import DecisionEvent, Event
 from apishield.services.drain import HOUSEKEEPING_US, SpoolDrain
+from apishield.stores.kafka.published import write_published
 from apishield.stores.spool import Spools, SpoolWriter
 from apishield.stores.spool.files import segment_name, spool_name
 from tests.support.clock import SECOND_US, ManualClock
@@ -127,6 +128,18 @@ async def test_the_house_is_kept_and_claims_are_renewed_each_hour(tmp_path: Path
     await drain.step()
     assert ledger.tidied == 2
     assert ledger.positions["spool:0a1b2c3d"][1] == epoch + 1
+
+
+async def test_what_the_node_has_published_to_kafka_before_is_left_to_those_who_read_it_there(tmp_path: Path) -> None:
+    ledger, writer = MemoryLedger(), SpoolWriter(tmp_path, SPOOL, ManualClock())
+    write(writer, 1, 2)
+    write_published(tmp_path, SPOOL, writer.position)
+    rest = write(writer, 3)
+    drain = make_drain(tmp_path, ledger)
+    await drain.step()
+    await drain.step()
+    assert ledger.events == rest
+    assert ledger.positions["spool:0a1b2c3d"][0] == writer.position
 
 
 schedules = st.lists(

@@ -16,6 +16,7 @@ import structlog
 from apishield.core.events import Intake, SpoolPart
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
+from apishield.stores.kafka.published import read_published
 from apishield.stores.spool import SpoolReader, Spools
 from apishield.stores.spool.files import spool_name
 from apishield.stores.spool.quarantine import put_aside
@@ -112,10 +113,7 @@ class SpoolDrain:
         return behind
 
     async def _drain(self, reader: SpoolReader) -> bool:
-        claim = self._claims.get(reader.spool)
-        if claim is None:
-            claim = await self._ledger.claim(f"spool:{spool_name(reader.spool)}", self._owner)
-            self._claims[reader.spool], self._positions[reader.spool] = claim, claim.position
+        claim = self._claims.get(reader.spool) or await self._claim(reader.spool)
         position = self._positions[reader.spool]
         reader.forget(position)  # before reading on: see ``stores.spool.folding``
         orphaned = reader.adopt()  # before reading: only then is the end that is found the end
@@ -134,6 +132,18 @@ class SpoolDrain:
             reader.remove()
             self._let_go(reader.spool)
         return reader.behind
+
+    async def _claim(self, spool: int) -> Claim:
+        claim = await self._ledger.claim(f"spool:{spool_name(spool)}", self._owner)
+        position = claim.position
+        published = read_published(self.spools.root, spool)
+        if published is not None and published > position:
+            # The node used Kafka before: what it has published is taken from there, by whoever reads the topic.
+            log.warning("ledger.spool_was_published", spool=spool_name(spool), taken=position, published=published)
+            await self._ledger.apply(claim, Intake(claim.stream, position, published, []))
+            position = published
+        self._claims[spool], self._positions[spool] = claim, position
+        return claim
 
     def _readable(self, part: SpoolPart) -> SpoolPart:
         """The part less the frames that are whole and yet hold no events, as those of a later version; these are put aside."""
