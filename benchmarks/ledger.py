@@ -1,7 +1,7 @@
 """How many events a second one worker takes into the ledger, and what an event costs in time and in the database.
 
-``python -m benchmarks.ledger [--events 1000000] [--database-url postgresql://…] [--rounds 1]``: with ``--rounds 10`` the same number
-of events ten times over into the same tables, to see whether an event costs more the more there are.
+``python -m benchmarks.ledger [--events 1000000] [--database-url postgresql://…] [--rounds 1]``: with ``--rounds 10`` the same
+number of events ten times over into the same tables, to see whether an event costs more the more there are.
 
 The traffic: 50 tenants of very different size, 2,000 keys that call a few of 60 endpoints each, 10 % refusals, results for 80 %
 of what was admitted, a second of traffic in each intake of 20,000 events.
@@ -156,7 +156,15 @@ async def _bytes(database: Database) -> int:
 
 
 async def _rows(database: Database) -> dict[str, int]:
-    tables = ["series", "rollup_minute", "rollup_hour", "rollup_day", "address_hour", "decision_chunks", "ledger_pending"]
+    tables = [
+        "series",
+        "rollup_minute",
+        "rollup_hour",
+        "rollup_day",
+        "address_hour",
+        "decision_chunks",
+        "ledger_pending",
+    ]
     async with database.read() as work:
         return {
             table: int(await work.connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0) for table in tables

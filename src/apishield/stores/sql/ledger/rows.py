@@ -30,6 +30,8 @@ _Units = dict[tuple[int, int, int, str], int]
 class RollupRows:
     """The rows that ``cells`` add to, in the order in which all workers write them.
 
+    A row of hours or days may name a minute within: the statement that writes it goes back to the bucket's start.
+
     ``cold`` are rows of series that few workers share, ``hot`` those that all add to: they are written last, so that others
     wait least.
     """
@@ -131,7 +133,11 @@ def _packed(counts: dict[int, int] | None) -> bytes | None:
 
 
 def _summed(rows: list[Row], step: Step) -> list[Row]:
+    """Rows of longer buckets; the very same list where no two buckets become one, as in most intakes."""
     seconds = step.seconds
+    buckets = {row[1] for row in rows}
+    if len({bucket // seconds for bucket in buckets}) == len(buckets):
+        return rows
     sums: dict[tuple[int, int, int], Row] = {}
     for row in rows:
         bucket_s = row[1]

@@ -6,7 +6,7 @@ table, in one order, neither can hold what the other waits for while it waits it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -22,17 +22,29 @@ ROWS_AT_ONCE = 20_000
 
 async def add_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
     """Adds ``rows``, of all the table's columns, to those with the same primary key, or inserts them."""
-    if not rows:
-        return
+    await add_levels(connection, [(table, 1, rows)])
+
+
+async def add_levels(connection: AsyncConnection, levels: Iterable[tuple[Table, int, Sequence[Row]]]) -> None:
+    """Adds rows to tables one after the other; a ``bucket`` goes back to a multiple of the number of seconds given.
+
+    Where tables are given the same rows, they are made ready for the database once.
+    """
     if not is_postgresql(connection):
-        await run_many(connection, _sqlite(table), rows)
+        for table, seconds, rows in levels:
+            await run_many(connection, _sqlite(table, seconds), rows)
         return
     await understand_arrays(connection)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        arrays = _arrays(table, rows[start : start + ROWS_AT_ONCE])
-        result = await connection.exec_driver_sql(_postgresql(table), arrays)
-        if "latency" in table.c:
-            await _pack(connection, table, result.all())
+    last: Sequence[Row] | None = None
+    arrays: list[tuple[bytes, ...]] = []
+    for table, seconds, rows in levels:
+        if rows is not last:
+            last = rows
+            arrays = [_arrays(table, rows[at : at + ROWS_AT_ONCE]) for at in range(0, len(rows), ROWS_AT_ONCE)]
+        for some in arrays:
+            result = await connection.exec_driver_sql(_postgresql(table, seconds), some)
+            if "latency" in table.c:
+                await _pack(connection, table, result.all())
 
 
 async def _pack(connection: AsyncConnection, table: Table, loose: Sequence[Any]) -> None:
@@ -43,7 +55,7 @@ async def _pack(connection: AsyncConnection, table: Table, loose: Sequence[Any])
 
 
 @cache
-def _sqlite(table: Table) -> str:
+def _sqlite(table: Table, seconds: int) -> str:
     sums = [
         f"{name} = CASE WHEN excluded.{name} IS NULL THEN {name} WHEN {name} IS NULL THEN excluded.{name} "
         f"WHEN length({name}) < 256 THEN CAST({name} || excluded.{name} AS BLOB) "
@@ -52,7 +64,7 @@ def _sqlite(table: Table) -> str:
         else f"{name} = {name} + excluded.{name}"
         for name in _summed(table)
     ]
-    places = ", ".join("?" for _ in table.c)
+    places = _names(_floored(name, f"?{number}", seconds) for number, name in enumerate(table.c.keys(), 1))
     return (
         f"INSERT INTO {table.name} ({_names(table.c.keys())}) VALUES ({places}) "  # noqa: S608  names of ours
         f"ON CONFLICT ({_names(table.primary_key.columns.keys())}) DO UPDATE SET {', '.join(sums)}"
@@ -60,7 +72,7 @@ def _sqlite(table: Table) -> str:
 
 
 @cache
-def _postgresql(table: Table) -> str:
+def _postgresql(table: Table, seconds: int) -> str:
     sums = [
         # Appending NULL would give NULL.
         f"{name} = CASE WHEN r.{name} IS NULL THEN excluded.{name} ELSE r.{name} || coalesce(excluded.{name}, '') END"
@@ -69,9 +81,11 @@ def _postgresql(table: Table) -> str:
         for name in _summed(table)
     ]
     key = _names(table.primary_key.columns.keys())
-    casts = ", ".join("%b" for _ in table.c)
+    columns = _names(table.c.keys())
+    values = _names(_floored(name, f"n.{name}", seconds) for name in table.c.keys())  # noqa: SIM118
+    arrays = _names("%b" for _ in table.c)
     statement = (
-        f"INSERT INTO {table.name} AS r ({_names(table.c.keys())}) SELECT * FROM unnest({casts}) "  # noqa: S608
+        f"INSERT INTO {table.name} AS r ({columns}) SELECT {values} FROM unnest({arrays}) AS n ({columns}) "  # noqa: S608
         f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(sums)}"
     )
     if "latency" not in table.c:
@@ -83,6 +97,11 @@ def _postgresql(table: Table) -> str:
 
 def _names(names: Any) -> str:
     return ", ".join(names)
+
+
+def _floored(name: str, value: str, seconds: int) -> str:
+    modulo = "%" if value.startswith("?") else "%%"  # the driver of PostgreSQL takes % for a parameter
+    return f"{value} - {value} {modulo} {seconds}" if name == "bucket" and seconds > 1 else value
 
 
 def _summed(table: Table) -> list[str]:
