@@ -16,6 +16,13 @@ def worker(
     data_dir: Annotated[
         Path | None, typer.Option(help="Data directory of the node to drain; sets APISHIELD_DATA_DIR.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port for Prometheus to scrape; 0 takes a free one. Default: none."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address for it. From other machines it needs the operator's token.")
+    ] = "127.0.0.1",
     child: Annotated[bool, typer.Option("--child", hidden=True, help="Started by serve; ends with it.")] = False,
 ) -> None:
     """Take events into the ledger: those that `serve` has written to its data directory, and those of Kafka's topic.
@@ -47,5 +54,6 @@ def worker(
         for warning in loaded.warnings:
             warn(warning)
     configure_logging(settings.log_level, settings.log_format)
-    process = WorkerProcess(settings, beside_service=child)
+    metrics_at = None if metrics_port is None else (metrics_host, metrics_port)
+    process = WorkerProcess(settings, beside_service=child, metrics_at=metrics_at)
     asyncio.run(run_until_stopped(process.run, with_parent=child))

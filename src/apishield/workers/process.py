@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from apishield.bootstrap import SPOOL_DIRECTORY, load_secrets, open_database, system_clock
+from apishield.core.key_manager.format import SecretKind, inspect
+from apishield.core.key_manager.hashing import digest
 from apishield.core.ports import Clock
 from apishield.errors import APIShieldError, ConfigurationError, MissingExtra, ProblemError
 from apishield.services.drain import Ledger, SpoolDrain
+from apishield.services.installation import operator_digests
 from apishield.services.ledger import LedgerService
 from apishield.services.loops import METRICS_SECONDS, Loop
 from apishield.services.secret_check import check_secret
@@ -29,6 +32,7 @@ from apishield.telemetry import Metrics
 from apishield.telemetry.metrics import METRICS_DIRECTORY
 from apishield.telemetry.parts import show_drain, show_ledger, show_spool_room
 from apishield.workers.ledger import LedgerWorker
+from apishield.workers.listener import MetricsListener
 
 if TYPE_CHECKING:
     from apishield.workers.consume import Consumer
@@ -52,7 +56,14 @@ class WorkerProcess:
     Constructing one raises ``ConfigurationError`` where the data directory can't be used.
     """
 
-    def __init__(self, settings: Settings, *, beside_service: bool, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        beside_service: bool,
+        metrics_at: tuple[str, int] | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.drain: SpoolDrain | None = None
@@ -65,6 +76,10 @@ class WorkerProcess:
         self.ledger = LedgerService(self._database, clock, replay_days=settings.replay_days)
         show_ledger(self.metrics, self.ledger.stats)
         show_spool_room(self.metrics, self._root, settings.spool_bytes)
+        self._listener: MetricsListener | None = None
+        if metrics_at is not None:
+            host, port = metrics_at
+            self._listener = MetricsListener(self.metrics, self._is_operator, host=host, port=port)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Works until ``stopping`` is set, takes what is left, and lets go of all connections.
@@ -77,15 +92,26 @@ class WorkerProcess:
                 await self._prepare(stopping)
             await self.metrics.join(self.settings.data_dir / METRICS_DIRECTORY, "ledger", self._clock)
             publishing.start()
+            if self._listener is not None:
+                await self._listener.start()
             log.info("worker.started", owner=owner_name(), kafka=bool(self.settings.kafka_bootstrap_servers))
             await _all(self._jobs(stopping), stopping)
         finally:
             if self.publisher is not None:
                 await asyncio.to_thread(self.publisher.close)
             await publishing.stop()
+            if self._listener is not None:
+                await self._listener.close()
             await self.metrics.leave()
             await self._database.close()
         log.info("worker.stopped")
+
+    async def _is_operator(self, secret: str) -> bool:
+        if inspect(secret).kind is not SecretKind.OPERATOR_TOKEN:
+            return False
+        secrets = load_secrets(self.settings)
+        known = await operator_digests(self._database, secrets, self.settings.operator_token)
+        return any(digest(secrets.pepper(version), secret) in known for version in secrets.versions)
 
     async def _prepare(self, stopping: asyncio.Event) -> None:
         await wait_for(self._database, self.settings.startup_timeout_seconds, stopping)
