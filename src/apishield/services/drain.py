@@ -83,15 +83,22 @@ class SpoolDrain:
         """Takes what there is, at most one read of each spool; whether there is more.
 
         Raises what the ledger raises, and ``OSError``; nothing is lost then: the next call goes on where this one ended.
+        Who is cancelled while it waits leaves the round to end by itself: a transaction that is broken off leaves a
+        connection behind that may hold SQLite's lock for long.
         """
-        async with self._turn:
-            self.draining = self.spools.hold()
-            return self.draining and await self._round()
+        going_on = asyncio.ensure_future(self._one_round())
+        going_on.add_done_callback(_look_at)
+        return await asyncio.shield(going_on)
 
     def close(self) -> None:
         """Lets go of the spools."""
         self.draining = False
         self.spools.close()
+
+    async def _one_round(self) -> bool:
+        async with self._turn:
+            self.draining = self.spools.hold()
+            return self.draining and await self._round()
 
     async def _round(self) -> bool:
         began_at_us = self._clock()
@@ -170,3 +177,9 @@ class SpoolDrain:
     def _let_go(self, spool: int) -> None:
         self._claims.pop(spool, None)
         self._positions.pop(spool, None)
+
+
+def _look_at(ended: asyncio.Future[bool]) -> None:
+    """Takes note of an exception that nobody waits for any more; the next round meets its cause again."""
+    if not ended.cancelled():
+        ended.exception()
