@@ -14,15 +14,14 @@ from zlib import crc32
 
 import msgspec
 
-from apishield.core.abuse_detector.addresses import parse_address
 from apishield.core.events import CountEvent, DecisionEvent, Event, Frame, SpoolPart, encode_events
 
 VERSION: Final = 1
 MESSAGE_BYTES: Final = 512 * 1024
 """What a message is filled up to; half of what brokers take by default."""
 LARGEST_MESSAGE_BYTES: Final = 1024 * 1024
-RESULT_BLOCK: Final = 4096
-"""Results of so many successive decisions of a spool go to one partition: their bits lie in one row of the ledger."""
+BLOCK: Final = 4096
+"""So many successive decisions of a spool go to one partition: the bits of their results lie in one row of the ledger."""
 
 
 class UnreadableMessageError(ValueError):
@@ -49,26 +48,23 @@ _decode = msgspec.msgpack.Decoder(_Envelope).decode
 _decode_items = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
-def partition_of(event: Event, partitions: int) -> int:
-    """The partition of an event: by tenant and key (or address prefix), so that one tenant fills all of them.
+def partition_of(spool: int, event: Event, partitions: int) -> int:
+    """The partition of an event that lies in ``spool``.
 
-    Results and settlements go by the place of their decision: two reports of one decision meet in one partition.
+    What belongs to one decision meets in one partition, in whichever node's spool it lies: the decision, its results, what it
+    cost in the end. So its worker knows the decision when the result comes, and need not look for it in the database. They go
+    by the place of the decision, in blocks, so that one tenant fills all partitions. Counts go by tenant and key.
     """
     if isinstance(event, DecisionEvent):
-        return _hash(event.tenant_id, event.key_id or _prefix(event.address)) % partitions
+        return (spool + event.sequence // BLOCK) % partitions
     if isinstance(event, CountEvent):
         return _hash(event.tenant_id, event.key_id or "") % partitions
-    return (event.spool + event.sequence // RESULT_BLOCK) % partitions
+    return (event.spool + event.sequence // BLOCK) % partitions
 
 
 @lru_cache(maxsize=65_536)
-def _hash(tenant_id: str, subject: str) -> int:
-    return crc32(f"{tenant_id}\0{subject}".encode())
-
-
-def _prefix(text: str | None) -> str:
-    address = parse_address(text) if text else None
-    return address.counted if address is not None else text or ""
+def _hash(tenant_id: str, key_id: str) -> int:
+    return crc32(f"{tenant_id}\0{key_id}".encode())
 
 
 def split(part: SpoolPart, partitions: int) -> dict[int, list[Frame]]:
@@ -85,7 +81,7 @@ def split(part: SpoolPart, partitions: int) -> dict[int, list[Frame]]:
             continue
         shares: dict[int, list[Event]] = {}
         for event in events:
-            shares.setdefault(partition_of(event, partitions), []).append(event)
+            shares.setdefault(partition_of(part.spool, event, partitions), []).append(event)
         for partition, share in shares.items():
             found.setdefault(partition, []).extend(_pieces(frame.end, share))
     return found
