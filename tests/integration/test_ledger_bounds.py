@@ -117,3 +117,20 @@ async def test_texts_that_no_index_holds_do_not_stop_the_ledger(database: Databa
     odd = decision(1, key_id="k\0" * 3_000, endpoint="/" + "x" * 5_000, customer_id="ü" * 2_000)
     await take(LedgerService(database, clock), odd, decision(2, tenant_id=TENANT, key_id="key_'\"\\{},NULL"))
     assert (await same_everywhere(database))["requests"] == 2
+
+
+async def test_sums_of_what_clients_make_up_stop_growing_instead_of_stopping_the_ledger(
+    database: Database, clock: ManualClock
+) -> None:
+    ledger = LedgerService(database, clock)
+    made = [decision(n, units={"requests": 10**9, "tokens": 10**9}) for n in range(40)]
+    await take(ledger, *made, *(result(one, bytes=2**62, latency_us=10**18) for one in made))
+    async with database.transaction() as work:
+        for table, column in (("rollup_day", "bytes"), ("rollup_day", "latency_us"), ("rollup_units", "cost")):
+            await work.connection.exec_driver_sql(f"UPDATE {table} SET {column} = {2**63 - 1}")
+    made = [decision(n + 100, units={"requests": 10**9, "tokens": 10**9}) for n in range(40)]
+    await take(ledger, *made, *(result(one, bytes=2**62, latency_us=10**18) for one in made))
+    assert await rows(database, "SELECT DISTINCT requests, bytes, latency_us FROM rollup_day") == [
+        (80, 2**63 - 1, 2**63 - 1)
+    ]
+    assert await rows(database, "SELECT DISTINCT requests, cost FROM rollup_hour") == [(80, 80 * 10**9)]

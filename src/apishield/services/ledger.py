@@ -45,7 +45,7 @@ log = structlog.get_logger("apishield.ledger")
 
 EVENTS_AT_ONCE: Final = 20_000
 """About how many events an intake should hold: more cost less each, but hold the database's one writer longer."""
-PENDING_PER_TENANT: Final = 20_000
+PENDING_PER_TENANT: Final = 100_000
 
 _DAY_US: Final = 24 * 3_600_000_000
 _GRACE_S: Final = 3_600  # a question that was planned before a bucket was due may still be reading it

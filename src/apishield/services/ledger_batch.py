@@ -39,7 +39,7 @@ Place = tuple[int, int]
 class RecentDecisions:
     """Decisions that were written last, with their present units: most results come within seconds."""
 
-    def __init__(self, at_least: int = 32_768) -> None:
+    def __init__(self, at_least: int = 16_384) -> None:
         self._at_least = at_least
         self._young: dict[Place, DecisionEvent] = {}
         self._old: dict[Place, DecisionEvent] = {}

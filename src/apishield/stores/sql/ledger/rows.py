@@ -23,6 +23,8 @@ Cell = tuple[Places, int, Measures]
 """Measures of a series in the minute that starts then."""
 
 _MEASURES: Final = slice(3, -1)  # of a row: set, bucket, series, the sums, latency
+_MOST: Final = 1 << 50
+"""What a row of a minute may add of anything: a day of such minutes still fits into 64 bits."""
 _Sums = dict[tuple[int, int, int], list[Any]]
 _Units = dict[tuple[int, int, int, str], int]
 
@@ -119,9 +121,14 @@ def _add_units(sums: _Units, place: Place, bucket_s: int, units: Mapping[str, in
 
 
 def _levels(sums: _Sums) -> dict[Step, list[Row]]:
-    minutes = [(*place, *sums[place][:-1], _packed(sums[place][-1])) for place in sorted(sums)]
+    minutes = [(*place, *_bounded(sums[place]), _packed(sums[place][-1])) for place in sorted(sums)]
     hours = _summed(minutes, Step.HOUR)
     return {Step.MINUTE: minutes, Step.HOUR: hours, Step.DAY: _summed(hours, Step.DAY)}
+
+
+def _bounded(sums: list[Any]) -> list[int]:
+    numbers = sums[:-1]
+    return [min(number, _MOST) for number in numbers] if max(numbers) > _MOST else numbers
 
 
 def _packed(counts: dict[int, int] | None) -> bytes | None:
@@ -156,5 +163,5 @@ def _unit_rows(minutes: _Units) -> list[Row]:
     for (set_id, bucket_s, series_id, unit), cost in minutes.items():
         for step in Step:
             place = (step.value, set_id, bucket_s - bucket_s % step.seconds, series_id, unit)
-            sums[place] = sums.get(place, 0) + cost
+            sums[place] = sums.get(place, 0) + min(cost, _MOST)
     return [(*place, cost) for place, cost in sorted(sums.items()) if cost]

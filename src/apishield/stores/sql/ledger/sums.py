@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import LargeBinary, Table, Text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +17,10 @@ from apishield.stores.sql.ledger.arrays import blobs, integers, texts, understan
 from apishield.stores.sql.ledger.latency import LOOSE_ON_POSTGRESQL, SQLITE_FUNCTION, packed
 from apishield.stores.sql.ledger.statements import Row, is_postgresql, run_many
 
-ROWS_AT_ONCE = 20_000
+ROWS_AT_ONCE: Final = 20_000
+_LARGEST: Final = 1 << 62
+_TOLD: Final = frozenset({"cost", "bytes", "latency_us"})
+"""Sums of what clients say, where a few lies could add up to anything. Rows of ``rows`` add at most 2⁶¹ at once."""
 
 
 async def add_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
@@ -61,7 +64,7 @@ def _sqlite(table: Table, seconds: int) -> str:
         f"WHEN length({name}) < 256 THEN CAST({name} || excluded.{name} AS BLOB) "
         f"ELSE {SQLITE_FUNCTION}({name}, excluded.{name}) END"
         if name == "latency"
-        else f"{name} = {name} + excluded.{name}"
+        else f"{name} = {_sum(name, name)}"
         for name in _summed(table)
     ]
     places = _names(_floored(name, f"?{number}", seconds) for number, name in enumerate(table.c.keys(), 1))
@@ -77,7 +80,7 @@ def _postgresql(table: Table, seconds: int) -> str:
         # Appending NULL would give NULL.
         f"{name} = CASE WHEN r.{name} IS NULL THEN excluded.{name} ELSE r.{name} || coalesce(excluded.{name}, '') END"
         if name == "latency"
-        else f"{name} = r.{name} + excluded.{name}"
+        else f"{name} = {_sum(name, f'r.{name}')}"
         for name in _summed(table)
     ]
     key = _names(table.primary_key.columns.keys())
@@ -97,6 +100,12 @@ def _postgresql(table: Table, seconds: int) -> str:
 
 def _names(names: Any) -> str:
     return ", ".join(names)
+
+
+def _sum(name: str, before: str) -> str:
+    """A sum that stays as it is rather than grow out of 64 bits: an error would stop the ledger for everybody."""
+    total = f"{before} + excluded.{name}"
+    return f"CASE WHEN {before} < {_LARGEST} THEN {total} ELSE {before} END" if name in _TOLD else total
 
 
 def _floored(name: str, value: str, seconds: int) -> str:
