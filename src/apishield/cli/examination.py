@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from apishield.bootstrap import load_secrets, system_clock
+from apishield.cli.examination_spool import look_at_spools
 from apishield.cli.start import answer, bind
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
 from apishield.redaction import redact_url
@@ -49,6 +50,9 @@ class Finding(msgspec.Struct, frozen=True):
 async def examine(settings: Settings) -> list[Finding]:
     """Examines every part that ``settings`` name."""
     findings = [_python(), *_data_directory(settings)]
+    spools = look_at_spools(settings)
+    if spools is not None:
+        findings.append(Finding("spool", *spools))
     if settings.new_sqlite_file is not None:
         findings.append(Finding("database", "ok", "SQLite (the first start makes it)"))
     else:

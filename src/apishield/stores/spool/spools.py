@@ -28,7 +28,7 @@ from apishield.stores.spool.reader import ReaderStats, SpoolReader
 log = structlog.get_logger("apishield.spool")
 
 DRAIN_LOCK = "drain.lock"
-_FULL = 0.8
+FULL = 0.8  # from here on details are given up
 
 
 class Spools:
@@ -91,10 +91,10 @@ class Spools:
         """
         self.used_bytes = bytes_in(self.root)
         given = 0
-        if self.used_bytes <= _FULL * self._max_bytes:
+        if self.used_bytes <= FULL * self._max_bytes:
             return given
         for _, spool, start, following in sorted(self._foldable()):
-            if self.used_bytes - given <= _FULL * self._max_bytes:
+            if self.used_bytes - given <= FULL * self._max_bytes:
                 break
             given += self._fold(spool, start, following)
         if given:
