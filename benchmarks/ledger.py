@@ -4,8 +4,8 @@
 number of events ten times over into the same tables, to see whether an event costs more the more there are.
 
 The traffic: 50 tenants of very different size, 2,000 keys that call a few of 60 endpoints each, 10 % refusals, results for 80 %
-of what was admitted, a second of traffic in each intake of 20,000 events. CPU is this process' alone; with SQLite that is the database, too, and
-on a machine that has other work it tells more than the seconds do.
+of what was admitted, a second of traffic in each intake of 20,000 events. CPU is this process' alone; with SQLite that is the
+database, too; on a machine that has other work it tells more than the seconds do.
 """
 
 from __future__ import annotations
