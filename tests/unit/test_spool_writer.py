@@ -109,7 +109,7 @@ async def test_results_and_settlements_of_earlier_decisions_wait_for_room(tmp_pa
     assert units_by_kind(found) == {("ten_a", "ok", "key_a", "requests"): number + 6}
 
 
-async def test_a_flood_of_refusals_is_counted_by_the_minute_and_other_tenants_keep_their_details(
+async def test_a_flood_of_refusals_is_counted_turn_by_turn_and_other_tenants_keep_their_details(
     tmp_path: Path,
 ) -> None:
     clock = ManualClock()
@@ -119,9 +119,7 @@ async def test_a_flood_of_refusals_is_counted_by_the_minute_and_other_tenants_ke
         write(writer, *flood, decision(turn * 60 + 50, at_us=clock()), decision(turn * 60 + 51, tenant_id="ten_b"))
     clock.advance(1)
     write(writer, *[decision(5000 + n, code="rate_limited", at_us=clock()) for n in range(70)])
-    await writer.tick()
-    writer.close()
-    found = spooled(tmp_path)
+    found = spooled(tmp_path)  # as after a kill: all that was answered is there
     detailed = [event for event in found if isinstance(event, DecisionEvent)]
     assert requests_by_kind(found) == {
         ("ten_a", "rate_limited", "key_a"): 1070, ("ten_a", "ok", "key_a"): 20, ("ten_b", "ok", "key_a"): 20
@@ -129,8 +127,9 @@ async def test_a_flood_of_refusals_is_counted_by_the_minute_and_other_tenants_ke
     assert sum(event.code == "rate_limited" for event in detailed) == 100 + 70
     assert sum(event.code == "ok" for event in detailed) == 40
     assert writer.stats.flood_events == 900
-    (counted,) = [event for event in found if isinstance(event, CountEvent)]
-    assert (counted.count, counted.path, counted.at_us % 60_000_000) == (900, "/orders/{id}", 0)
+    counted = [event for event in found if isinstance(event, CountEvent)]
+    assert {(event.path, event.at_us % 60_000_000) for event in counted} == {("/orders/{id}", 0)}
+    assert len(counted) == 18  # one a turn
 
 
 def test_an_event_that_can_not_be_encoded_takes_no_other_with_it(tmp_path: Path) -> None:

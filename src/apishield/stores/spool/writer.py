@@ -141,17 +141,23 @@ class SpoolWriter:
     # --- when there is no room for details ------------------------------------------------------------------------------
 
     def _without_flood(self, events: list[Event]) -> list[Event]:
-        """The events, less the refusals of tenants that had too many of them in this second, which are counted."""
-        refusals, most, detailed = self._refusals, self._detailed_refusals, []
+        """The events; of tenants that had too many refusals in this second, the rest of those as counts.
+
+        They are counted turn by turn, and written with the turn: who was refused was answered, and a kill must not lose that.
+        """
+        refusals, most = self._refusals, self._detailed_refusals
+        detailed: list[Event] = []
+        flood: Counts | None = None
         for event in events:
             if type(event) is DecisionEvent and event.code != "ok":
                 number = refusals[event.tenant_id] = refusals.get(event.tenant_id, 0) + 1
                 if number > most:
-                    self._counts.add(event)
+                    flood = flood or Counts()
+                    flood.add(event)
+                    self.stats.flood_events += 1
                     continue
             detailed.append(event)
-        self.stats.flood_events += len(events) - len(detailed)
-        return detailed
+        return detailed if flood is None else detailed + flood.take()
 
     def _fold(self, events: Iterable[Event]) -> None:
         """Counts decisions, together with the results that came in the same turn; keeps other results and settlements."""
