@@ -29,9 +29,9 @@ def build() -> Dashboard:
         .with_panel(
             number(
                 "Drift",
-                "Units by which ledger and counters differ; what is known and explained is not in it.",
+                "Units that quotas count less than the ledger; healed within a minute.",
                 "none",
-                or_zero(f"sum (abs(apishield_ledger_drift_units{chosen()}))"),
+                or_zero(total("apishield_ledger_drift_units", where='kind="missing"')),
                 bad_from=1,
             )
         )
@@ -137,6 +137,15 @@ def build() -> Dashboard:
                 "reqps",
                 (per_second("apishield_ledger_other_series_total"), "(other)"),
                 (per_second("apishield_ledger_clamped_events_total"), "absurd times"),
+                span=THIRD,
+            )
+        )
+        .with_panel(
+            lines(
+                "Quotas and the ledger",
+                "Units that quotas count less (missing) or more (orphaned: charged without an event) than the ledger.",
+                "none",
+                (highest("apishield_ledger_drift_units", "kind"), "{{kind}}"),
                 span=THIRD,
             )
         )

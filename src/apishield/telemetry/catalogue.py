@@ -158,7 +158,9 @@ LEDGER: Final = (
         "Events counted under (other), because their tenant has too many distinct endpoints or series.",
     ),
     _gauge(
-        "apishield_ledger_drift_units", "Units by which a counter and the ledger differ, by kind of counter.", "kind"
+        "apishield_ledger_drift_units",
+        "Units that quotas count less (missing) or more (orphaned: charged without an event) than the ledger.",
+        "kind",
     ),
 )
 
