@@ -39,10 +39,12 @@ from apishield.services.loops import (
     METRICS_SECONDS,
     OPERATOR_SECONDS,
     POLL_SECONDS,
+    RECONCILE_SECONDS,
     SPOOL_SECONDS,
     Loop,
 )
 from apishield.services.policies import PolicyService
+from apishield.services.reconcile import Reconciler
 from apishield.services.recorder import DecisionRecorder
 from apishield.services.replay import ReplayService, forget_old_replays
 from apishield.services.reports import ReportService
@@ -71,6 +73,7 @@ from apishield.telemetry.parts import (
     show_drain,
     show_ledger,
     show_loops,
+    show_reconcile,
     show_snapshot,
     show_spool_room,
     show_spool_writer,
@@ -203,6 +206,7 @@ class Runtime:
         archive = DecisionArchive(database, replay_days=settings.replay_days)
         self.decisions = DecisionService(archive, ids, clock, self.freshness.wait)
         self.live = LiveService(database, self.decisions, clock)
+        self.reconciler = Reconciler(database, self.snapshot, self.store, clock)
         self.replays = ReplayService(
             database,
             DecisionArchive(database, replay_days=settings.replay_days),
@@ -210,6 +214,7 @@ class Runtime:
             clock,
             replay_days=settings.replay_days,
             entropy=entropy,
+            freshness=self.freshness.wait,
         )
         self.idempotency = IdempotencyService(database, secrets)
         self._started_at_us = 0
@@ -222,6 +227,7 @@ class Runtime:
             Loop("renewal", self._renew_secrets, FLUSH_SECONDS),
             Loop("operator", self._learn_operator, OPERATOR_SECONDS),
             Loop("housekeeping", self._keep_house, HOUSEKEEPING_SECONDS),
+            Loop("reconcile", self._reconcile, RECONCILE_SECONDS),
             Loop("metrics", self.metrics.publish, METRICS_SECONDS),
         ]
         if self.drain is not None:
@@ -272,6 +278,7 @@ class Runtime:
         show_spool_writer(self.metrics, self.events.stats)
         show_spool_room(self.metrics, self.settings.data_dir / SPOOL_DIRECTORY, self.settings.spool_bytes)
         show_loops(self.metrics, self._loops)
+        show_reconcile(self.metrics, self.reconciler.stats)
         if self.drain is not None:
             show_drain(self.metrics, self.drain, self.clock)
 
@@ -300,6 +307,16 @@ class Runtime:
             await tx.usage.forget_quotas(before_us=now_us - _QUOTAS_KEPT_US)
             await forget_old(tx, now_us)
             await forget_old_replays(tx, now_us)
+
+    async def _reconcile(self) -> None:
+        """Looks after the quotas: each process after its own counters, of those that share some one for all."""
+        if self.settings.redis_url is not None:
+            async with self.database.read() as tx:
+                first = await tx.meta.first_node(since_us=self.clock() - _ALIVE_FOR_US)
+            if first != self.node_id:
+                self.reconciler.rest()
+                return
+        await self.reconciler.tend()
 
     async def _committed(self, sequence: int) -> None:
         """After a change: this node knows it before the answer goes out; the others hear of it."""

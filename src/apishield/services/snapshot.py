@@ -95,6 +95,10 @@ class Snapshot:
         """The tenant, if it exists (suspended ones included)."""
         return self._tenants.get(tenant_id)
 
+    def tenants(self) -> list[TenantView]:
+        """All tenants."""
+        return [*self._tenants.values()]
+
     def __len__(self) -> int:
         return sum(len(view.keys) for view in self._tenants.values())
 

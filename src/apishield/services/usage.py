@@ -22,6 +22,7 @@ from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, QuotaUse
 from apishield.core.records import Actor, Key, Policy
 from apishield.errors import ProblemError
+from apishield.services.quota_use import seeds
 from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
 from apishield.services.snapshot import Snapshot
 from apishield.stores.sql.analytics.plan import Plan, Selection, Sums
@@ -107,6 +108,10 @@ class UsageService:
         """Durable use of quotas, with what is noted but not yet written (port ``QuotaLedger``)."""
         async with self._database.read() as tx:
             used = await tx.usage.quotas(counter_keys, period_start_us)
+            for counter_key, units in (
+                await seeds(tx, self._snapshot, counter_keys, period_start_us, self._clock())
+            ).items():
+                used[counter_key] = max(units, used.get(counter_key, 0))
         for counter_key in counter_keys:
             noted = self._quotas.get((counter_key, period_start_us))
             if noted is not None:

@@ -10,6 +10,7 @@ from apishield.core.ports import Clock, CounterStore
 from apishield.services.drain import SpoolDrain
 from apishield.services.ledger import LedgerStats
 from apishield.services.loops import Loop
+from apishield.services.reconcile import ReconcileStats
 from apishield.services.shadow import ShadowNotes
 from apishield.services.snapshot import Snapshot
 from apishield.stores.failover import FailoverStats, FailoverStore
@@ -88,6 +89,11 @@ def show_drain(metrics: Metrics, drain: SpoolDrain, clock: Clock) -> None:
     metrics.counter("apishield_spool_damaged_frames_total", lambda: files.damaged_frames)
     metrics.counter("apishield_ledger_failures_total", lambda: drain.stats.failures)
     metrics.counter("apishield_ledger_unreadable_frames_total", lambda: drain.stats.unreadable_frames)
+
+
+def show_reconcile(metrics: Metrics, stats: ReconcileStats) -> None:
+    """How far quotas and the ledger are apart, where this process is the one that looks."""
+    metrics.gauge("apishield_ledger_drift_units", lambda: {k: float(v) for k, v in stats.drift_units.items()})
 
 
 def show_ledger(metrics: Metrics, stats: LedgerStats) -> None:

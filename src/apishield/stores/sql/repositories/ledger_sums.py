@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -9,7 +13,18 @@ from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import Step
 from apishield.stores.sql.ledger.tables import rollup_day, rollup_hour, rollup_minute, series, series_sets
 
-ROLLUPS = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
+ROLLUPS: Final = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
+
+MEASURES: Final = ("requests", "cost", "bytes", "results")
+
+
+class SetSums(msgspec.Struct, frozen=True):
+    """The sums of one grouping set, in the order of ``MEASURES``."""
+
+    tenant_id: str
+    environment: str
+    dims: str
+    sums: tuple[int, ...]
 
 
 class LedgerSumsRepository:
@@ -34,3 +49,27 @@ class LedgerSumsRepository:
             .group_by(series.c.code)
         )
         return {code: int(requests) for code, requests in await self._connection.execute(statement)}
+
+    async def by_set(self, step: Step, from_s: int) -> Sequence[SetSums]:
+        """The sums of every grouping set over the buckets of ``step`` that begin at ``from_s`` or later."""
+        rollup = ROLLUPS[step]
+        sums = (
+            select(rollup.c.set_id, *(func.sum(rollup.c[name]).label(name) for name in MEASURES))
+            .where(rollup.c.bucket >= from_s)
+            .group_by(rollup.c.set_id)
+            .subquery()
+        )
+        statement = (
+            select(
+                series_sets.c.tenant_id,
+                series_sets.c.environment,
+                series_sets.c.dims,
+                *(sums.c[name] for name in MEASURES),
+            )
+            .join_from(series_sets, sums, sums.c.set_id == series_sets.c.id)
+            .order_by(series_sets.c.tenant_id, series_sets.c.environment, series_sets.c.dims)
+        )
+        return [
+            SetSums(row.tenant_id, row.environment, row.dims, tuple(int(value) for value in row[3:]))
+            for row in await self._connection.execute(statement)
+        ]

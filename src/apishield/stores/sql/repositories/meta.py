@@ -57,6 +57,12 @@ class MetaRepository:
         statement = select(func.count()).select_from(nodes).where(nodes.c.seen_at_us >= since_us)
         return int(await self._connection.scalar(statement) or 0)
 
+    async def first_node(self, *, since_us: int) -> str | None:
+        """Of the nodes that were seen since, the one whose id comes first: it does what one of all is to do."""
+        statement = select(func.min(nodes.c.id)).where(nodes.c.seen_at_us >= since_us)
+        first: str | None = await self._connection.scalar(statement)
+        return first
+
     async def forget_nodes(self, *, before_us: int) -> None:
         """Forgets nodes that were not seen since."""
         await self._connection.execute(delete(nodes).where(nodes.c.seen_at_us < before_us))

@@ -1,0 +1,234 @@
+"""Reconciles live quota counters with the ledger: says how far they are apart, and heals those that know too little.
+
+Owns: which difference is drift, what is charged to mend it. Does not own: what the ledger says (``quota_use``), how rollups
+agree among themselves (``rollup_checks``), who calls when (``workers.reconcile``).
+
+A counter and the ledger always differ by what is on its way: charges that are not in the ledger yet, and reservations that were
+settled but not there. So a difference counts only as far as it was there at each of the last ``LOOKS`` looks:
+
+- **missing**: the ledger has more than the counter. The counter lost charges (its store lost data); they are charged again.
+- **orphaned**: the counter had more at one look than the ledger has at the next. Units were charged whose event was lost with a
+  process that was killed before it answered. Nobody was told of a decision, so nothing is billed; the quota is that much
+  smaller until its period ends.
+
+Use beyond a quota (settled costs may go there) is not told apart: a counter says only that nothing remains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+import structlog
+
+from apishield.core.model import SECOND_US, Verdict
+from apishield.core.ports import Clock, CounterStore
+from apishield.errors import StoreUnavailable
+from apishield.services.key_entries import KeyEntry
+from apishield.services.quota_use import KeyQuota, ledger_use, quotas_of
+from apishield.services.snapshot import Snapshot
+from apishield.stores.sql.database import Database
+
+log = structlog.get_logger("apishield.reconcile")
+
+LOOKS: Final = 3
+_ASKED_AT_ONCE: Final = 64
+_PAUSES: Final = 20  # times as long as the look took: it never costs more than a twentieth of a node
+_PERIOD_ENDS_US: Final = (
+    5 * SECOND_US
+)  # so close to its end a period is left alone: the charge might come into the next
+
+_Place = tuple[str, int]  # counter's key, start of the period
+
+
+class QuotaDrift(msgspec.Struct, frozen=True):
+    """One quota that is not what the ledger says: ``missing`` or ``orphaned`` units, the other is 0."""
+
+    tenant_id: str
+    key_id: str
+    limit: str
+    unit: str
+    ledger: int
+    live: int
+    missing: int
+    orphaned: int
+    healed: bool
+
+
+class ReconcileStats(msgspec.Struct):
+    """Plain numbers for the metrics. ``drift_units`` is by kind, of the last round; ``healed_units`` of all rounds."""
+
+    rounds: int = 0
+    checked: int = 0
+    healed_units: int = 0
+    at_us: int = 0
+    drift_units: dict[str, int] = msgspec.field(default_factory=lambda: {"missing": 0, "orphaned": 0})
+
+    @property
+    def orphan_charges(self) -> int:
+        """Units that were charged and are not in the ledger."""
+        return self.drift_units["orphaned"]
+
+
+class _Look(msgspec.Struct, frozen=True):
+    """How a quota stood: both capped at the quota."""
+
+    ledger: int
+    live: int
+
+
+class Reconciler:
+    """Looks at all quotas that are in use; remembers the last looks. One for each store of counters."""
+
+    def __init__(self, database: Database, snapshot: Snapshot, store: CounterStore, clock: Clock) -> None:
+        self._database = database
+        self._snapshot = snapshot
+        self._store = store
+        self._clock = clock
+        self._looks: dict[_Place, list[_Look]] = {}
+        self._due = 0.0
+        self.stats = ReconcileStats()
+
+    async def tend(self) -> None:
+        """A look whenever it is due: where one takes long, as with many keys, the pauses are longer, too."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        if began >= self._due:
+            await self.step()
+            self._due = now() + _PAUSES * (now() - began)
+
+    def rest(self) -> None:
+        """Forgets what it saw: another process looks now."""
+        self._looks.clear()
+        self.stats.drift_units = dict.fromkeys(self.stats.drift_units, 0)
+
+    async def step(self, *, heal: bool = True) -> list[QuotaDrift]:
+        """One look. Returns the drift that lasted, and mends it where it can.
+
+        Raises what the database raises; a store that can't be reached is left for the next round.
+        """
+        now_us = self._clock()
+        quotas = quotas_of(self._entries(), now_us)
+        used, durable = await self._known(quotas, now_us)
+        in_use = [quota for quota in quotas if _place(quota) in used or _place(quota) in durable]
+        live = await self._live(in_use)  # after the ledger: what it has, a counter must have
+        found: list[QuotaDrift] = []
+        looks: dict[_Place, list[_Look]] = {}
+        for quota in in_use:
+            place = _place(quota)
+            if place in live:
+                ceiling = quota.counter.limit.algorithm.ceiling
+                look = _Look(min(used.get(place, 0), ceiling), live[place])
+                looks[place] = [*self._looks.get(place, ()), look][-LOOKS - 1 :]
+                if (drift := _drift(quota, looks[place])) is not None:
+                    found.append(drift)
+        self._looks = looks
+        if heal:
+            found = await self._heal(found, in_use)
+        self._note(found, len(in_use), now_us)
+        return found
+
+    def _entries(self) -> Iterable[KeyEntry]:
+        return (entry for view in self._snapshot.tenants() for entry in view.keys.values())
+
+    async def _known(self, quotas: Sequence[KeyQuota], now_us: int) -> tuple[dict[_Place, int], set[_Place]]:
+        """What the ledger has of each quota, and which were ever charged."""
+        by_start: dict[int, list[str]] = {}
+        for quota in quotas:
+            by_start.setdefault(quota.start_us, []).append(quota.counter.key)
+        async with self._database.read() as tx:
+            used = await ledger_use(tx, quotas, now_us)
+            durable = {
+                (counter_key, start_us)
+                for start_us, counter_keys in by_start.items()
+                for counter_key in await tx.usage.quotas(counter_keys, start_us)
+            }
+        return used, durable
+
+    async def _live(self, quotas: Sequence[KeyQuota]) -> dict[_Place, int]:
+        """What each counter says was used, as far as its quota goes; those that can't be asked now are left away.
+
+        A counter that its store has lost is seeded by being asked.
+        """
+        live: dict[_Place, int] = {}
+        for first in range(0, len(quotas), _ASKED_AT_ONCE):
+            some = quotas[first : first + _ASKED_AT_ONCE]
+            answers = await asyncio.gather(*map(self._ask, some), return_exceptions=True)
+            for quota, verdict in zip(some, answers, strict=True):
+                if isinstance(verdict, BaseException):
+                    if not isinstance(verdict, StoreUnavailable):
+                        raise verdict
+                elif _tells_of(quota, verdict):
+                    live[_place(quota)] = quota.counter.limit.algorithm.ceiling - verdict.outcomes[0].remaining
+        return live
+
+    async def _ask(self, quota: KeyQuota) -> Verdict:
+        answer = self._store.decide([quota.counter], [0])
+        return answer if isinstance(answer, Verdict) else await answer
+
+    async def _heal(self, found: Sequence[QuotaDrift], quotas: Sequence[KeyQuota]) -> list[QuotaDrift]:
+        """Charges what is missing. Each difference is charged once: the looks at it begin anew."""
+        by_name = {(quota.key_id, quota.counter.limit.name): quota for quota in quotas}
+        after: list[QuotaDrift] = []
+        for drift in found:
+            quota = by_name[drift.key_id, drift.limit]
+            if drift.missing:
+                self._looks.pop(_place(quota), None)  # whether or not it works: a call that failed may have run
+                try:
+                    await self._store.charge([quota.counter], [drift.missing])
+                except StoreUnavailable:
+                    pass
+                else:
+                    drift = msgspec.structs.replace(drift, healed=True)  # noqa: PLW2901  the same, mended
+                    self.stats.healed_units += drift.missing
+                    log.warning("quota.healed", key=drift.key_id, limit=drift.limit, units=drift.missing)
+            after.append(drift)
+        return after
+
+    def _note(self, found: Sequence[QuotaDrift], checked: int, now_us: int) -> None:
+        stats = self.stats
+        stats.rounds += 1
+        stats.checked = checked
+        stats.at_us = now_us
+        stats.drift_units = {
+            "missing": sum(drift.missing for drift in found),
+            "orphaned": sum(drift.orphaned for drift in found),
+        }
+
+
+def _place(quota: KeyQuota) -> _Place:
+    return quota.counter.key, quota.start_us
+
+
+def _tells_of(quota: KeyQuota, verdict: Verdict) -> bool:
+    """Whether a verdict is of the counter itself, in the period that is looked at, and not right at its end."""
+    if verdict.degraded or verdict.denied or not verdict.outcomes:
+        return False
+    ends_us = verdict.now_us + verdict.outcomes[0].reset_us
+    return abs(ends_us - quota.end_us) < SECOND_US and verdict.now_us < ends_us - _PERIOD_ENDS_US
+
+
+def _drift(quota: KeyQuota, looks: Sequence[_Look]) -> QuotaDrift | None:
+    """The difference that was there at each of the last looks."""
+    if len(looks) < LOOKS:
+        return None
+    recent = looks[-LOOKS:]
+    missing = max(0, min(look.ledger - look.live for look in recent))
+    orphaned = max(0, min(before.live - after.ledger for before, after in pairwise(looks)))
+    if not missing and not orphaned:
+        return None
+    limit = quota.counter.limit
+    return QuotaDrift(
+        quota.tenant_id,
+        quota.key_id,
+        limit.name,
+        limit.unit,
+        recent[-1].ledger,
+        recent[-1].live,
+        missing,
+        orphaned,
+        healed=False,
+    )
