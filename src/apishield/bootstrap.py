@@ -79,6 +79,7 @@ from apishield.telemetry.parts import (
     show_spool_writer,
     show_store,
 )
+from apishield.telemetry.tracing import start_tracing, traced
 
 log = structlog.get_logger("apishield.node")
 
@@ -163,6 +164,7 @@ class Runtime:
         self.clock = clock
         self.entropy = entropy
         self.metrics = Metrics()
+        self.tracing = start_tracing()
         peppers = {version: secrets.pepper(version) for version in secrets.versions}
         self.snapshot = Snapshot(database.feed, clock, peppers, operator_digests)
         self.usage = UsageService(self.snapshot, database, clock)
@@ -267,6 +269,8 @@ class Runtime:
             await self._notices.close()
         await self.database.close()
         await self.metrics.leave()
+        if self.tracing is not None:
+            await self.tracing.close()
         log.info("node.stopped", node=self.node_id)
 
     def _show_metrics(self) -> None:
@@ -331,7 +335,7 @@ class Runtime:
         spools = Spools(self.settings.data_dir / SPOOL_DIRECTORY, max_bytes=self.settings.spool_bytes)
         ledger = LedgerService(self.database, self.clock, replay_days=self.settings.replay_days)
         show_ledger(self.metrics, ledger.stats)
-        return SpoolDrain(spools, ledger, self.clock, owner=self.node_id)
+        return SpoolDrain(spools, traced(ledger, self.tracing), self.clock, owner=self.node_id)
 
     async def _drain_the_rest(self, drain: SpoolDrain) -> None:
         try:

@@ -25,6 +25,7 @@ from apishield.api.middleware.errors import ErrorMiddleware
 from apishield.api.middleware.head import HeadMiddleware
 from apishield.api.middleware.request_id import RequestIdMiddleware
 from apishield.api.middleware.security_headers import SecurityHeadersMiddleware
+from apishield.api.middleware.tracing import TracingMiddleware
 from apishield.api.origins import HostMiddleware, Origins
 from apishield.api.permissions import permission_of
 from apishield.api.problems import answer_http_error, answer_invalid, answer_problem, answer_store_unavailable
@@ -85,6 +86,7 @@ def create_app(runtime: Runtime, documented: Mapping[str, Any] | None = None) ->
         telemetry={"tracing": False, "metrics": False, "logs": False},  # its logs would carry what requests sent
         middleware=[
             Middleware(RequestIdMiddleware, make=lambda: new_id("req", runtime.clock(), runtime.entropy)),
+            *([] if runtime.tracing is None else [Middleware(TracingMiddleware, tracing=runtime.tracing)]),
             Middleware(SecurityHeadersMiddleware),
             Middleware(HeadMiddleware),
             Middleware(AccessMiddleware, metrics=runtime.metrics),

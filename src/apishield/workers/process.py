@@ -31,6 +31,7 @@ from apishield.stores.sql.database import Database
 from apishield.telemetry import Metrics
 from apishield.telemetry.metrics import METRICS_DIRECTORY
 from apishield.telemetry.parts import show_drain, show_ledger, show_spool_room
+from apishield.telemetry.tracing import start_tracing, traced
 from apishield.workers.ledger import LedgerWorker
 from apishield.workers.listener import MetricsListener
 
@@ -66,6 +67,7 @@ class WorkerProcess:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._tracing = start_tracing()
         self.drain: SpoolDrain | None = None
         self.publisher: Publisher | None = None
         self.consumer: Consumer | None = None
@@ -103,6 +105,8 @@ class WorkerProcess:
             if self._listener is not None:
                 await self._listener.close()
             await self.metrics.leave()
+            if self._tracing is not None:
+                await self._tracing.close()
             await self._database.close()
         log.info("worker.stopped")
 
@@ -135,13 +139,17 @@ class WorkerProcess:
         drain = self._drain_into(self.publisher, owner)
         jobs: list[Awaitable[None]] = [drain.run(stopping, finish_within_seconds=seconds)]
         if not self._beside_service:
-            self.consumer = Consumer(settings, self._database, self.ledger, self._clock, owner=owner)
+            self.consumer = Consumer(
+                settings, self._database, traced(self.ledger, self._tracing), self._clock, owner=owner
+            )
             show_consumer(self.metrics, self.consumer.stats)
             jobs.append(self.consumer.run(stopping))
         return jobs
 
     def _drain_into(self, ledger: Ledger, owner: str) -> LedgerWorker:
-        worker = LedgerWorker(self._root, ledger, self._clock, owner=owner, max_bytes=self.settings.spool_bytes)
+        worker = LedgerWorker(
+            self._root, traced(ledger, self._tracing), self._clock, owner=owner, max_bytes=self.settings.spool_bytes
+        )
         self.drain = worker.drain
         show_drain(self.metrics, worker.drain, self._clock)
         return worker
