@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 0.5
 
 APP = """
 import json, os
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from apishield import RateLimitMiddleware
 
 app = FastAPI()
@@ -38,6 +38,11 @@ async def orders():
 @app.post("/orders")
 def create():
     return "created"
+
+@app.post("/complete")
+async def complete(request: Request):
+    request.state.apishield.settle({"tokens": 812})
+    return "words"
 
 app.add_middleware(RateLimitMiddleware, **json.loads(os.environ["OPTIONS"]))
 """
@@ -69,7 +74,7 @@ class Tenant:
     client: APIShield
     service_key: str
 
-    def caller(self, limit: str = "1000/hour", **fields: Any) -> dict[str, str]:
+    def caller(self, limit: Any = "1000/hour", **fields: Any) -> dict[str, str]:
         """The headers of a new caller."""
         secret = self.client.create_key("caller", rate_limit=limit, **({"scopes": ["read"]} | fields)).key
         assert secret is not None
@@ -182,6 +187,20 @@ def test_who_may_not_gets_the_right_refusal(start_service: StartService, start_a
     assert ask("POST", reader) == (403, "scope_missing")
     assert ask("GET", reader | {"X-Forwarded-For": "192.0.2.66"}) == (403, "blocked")
     assert ask("GET", reader | {"X-Forwarded-For": "192.0.2.66, 203.0.113.5"}) == (200, "ok")
+
+
+def test_what_the_app_settles_counts_instead_of_what_was_reserved(
+    start_service: StartService, start_app: StartApp
+) -> None:
+    service = start_service()
+    tenant = tenant_of(service)
+    limit = {"strategy": "sliding_window", "requests": 5000, "window_seconds": 3600, "unit": "tokens", "name": "tokens"}
+    caller = tenant.caller(limit, scopes=["write"])
+    app = start_app(service, tenant, cost={"requests": 1, "tokens": 4000}, reserve=True)
+    assert httpx2.post(f"{app.url}/complete", headers=caller, timeout=30).status_code == 200
+    app.terminate()  # sends the last reports
+    peek = tenant.client.check(api_key=caller["X-API-Key"], method="POST", cost=0)
+    assert peek.limits[0].remaining == 5000 - 812
 
 
 def test_callers_see_the_headers_that_the_service_is_told_to_give(

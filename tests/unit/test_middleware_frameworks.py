@@ -232,7 +232,7 @@ async def test_a_flask_app_is_protected_by_one_line(
 
 @pytest.fixture(scope="module")
 def django_urls() -> None:
-    from django.http import HttpResponse
+    from django.http import HttpResponse, StreamingHttpResponse
     from django.urls import path
 
     from apishield.integrations.django import require_scopes
@@ -245,8 +245,19 @@ def django_urls() -> None:
     async def asynchronous(request: Any) -> Any:
         return HttpResponse(request.apishield.decision_id)
 
+    def streaming(request: Any) -> Any:
+        def words() -> Iterator[str]:
+            yield "hello"
+            request.apishield.settle({"tokens": 3})  # by then Django has long reported the response
+
+        return StreamingHttpResponse(words())
+
     urls = ModuleType("apishield_test_urls")
-    urls.urlpatterns = [path("sync", synchronous), path("async", asynchronous)]  # type: ignore[attr-defined]
+    urls.urlpatterns = [  # type: ignore[attr-defined]
+        path("sync", synchronous),
+        path("async", asynchronous),
+        path("stream", streaming),
+    ]
     sys.modules[urls.__name__] = urls
     settings.configure(
         ROOT_URLCONF=urls.__name__,
@@ -292,3 +303,16 @@ async def test_a_django_project_is_protected_under_both_kinds_of_server(
     assert (answer.json()["code"] if code else answer.text[:4]) == (code or "dec_")
     assert service.checks[0]["path"] == view
     assert service.checks[0]["ip"] == "198.51.100.7"
+
+
+async def test_a_django_view_settles_at_the_end_of_a_stream(service: FakeService, django_urls: None) -> None:
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.test import override_settings
+
+    with override_settings(APISHIELD=options_of(service, reserve=True)):
+        handler = WSGIHandler()
+        assert (await blocking(ask, handler, "GET", "/stream")).text == "hello"
+    async with asyncio.timeout(10):
+        while not any("cost" in report for report in service.reports):
+            await asyncio.sleep(0.01)
+    assert [report["cost"] for report in service.reports if "cost" in report] == [{"tokens": 3}]

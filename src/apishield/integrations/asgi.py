@@ -35,7 +35,7 @@ POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 class RateLimitMiddleware:
     """Lets through what the service, or a limit of its own, allows; answers the rest with 401, 403, 429 or 503.
 
-    By the service: ``apishield_url``, ``api_key``, ``require_key``, ``timeout_seconds``, ``report``, ``scopes``.
+    By the service: ``apishield_url``, ``api_key``, ``require_key``, ``timeout_seconds``, ``report``, ``reserve``, ``scopes``.
     Without one: ``limit``, ``per``, ``store``, ``namespace``.
     Both: ``on_error``, ``cost``, ``key_header``, ``bearer_prefixes``, ``trusted_proxies``, ``forwarded_header``, ``exempt``.
     ``ProtectionOptions`` says what each means.

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, Unpack
 
+from apishield.client.models import Report
 from apishield.core.decision import Decision
 from apishield.integrations.callers import Incoming
 from apishield.integrations.protection import Protection, ProtectionOptions
@@ -37,7 +38,7 @@ class BlockingProtection:
 
     def report(self, decision: Decision, status: int, latency_seconds: float, size_bytes: int) -> None:
         """Takes note of the response to an allowed request; returns at once."""
-        self._call(lambda: self.protection.report(decision, status, latency_seconds, size_bytes))
+        self.protection.report(decision, status, latency_seconds, size_bytes, self._tell)
 
     def close(self) -> None:
         """Sends what is queued and ends the thread. Called by itself when the process exits."""
@@ -51,6 +52,9 @@ class BlockingProtection:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             atexit.unregister(self.close)
+
+    def _tell(self, report: Report) -> None:
+        self._call(lambda: self.protection.guard.report(report))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._running_loop()).result()

@@ -59,8 +59,10 @@ class LocalGuard:
         if self._memory is None:
             _check_redis(store_url)
 
-    def check(self, incoming: Incoming, request: object, cost: Cost | None) -> Awaitable[Decision]:
-        """Decides about a request (protocol ``Guard``)."""
+    def check(
+        self, incoming: Incoming, request: object, cost: Cost | None, *, reserve: bool = False
+    ) -> Awaitable[Decision]:
+        """Decides about a request (protocol ``Guard``). Reserves nothing: the option is the service's."""
         if cost is None:
             cost = 1
         if not isinstance(cost, int):

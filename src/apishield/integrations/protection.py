@@ -10,10 +10,10 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from apishield.client.models import Cost, Report
 from apishield.core.decision import Decision
-from apishield.core.model import MAX_UNITS
 from apishield.errors import APIShieldError, ConfigurationError
 from apishield.integrations.availability import OnError
 from apishield.integrations.callers import CallerRules, Incoming
+from apishield.integrations.settling import ReservedDecision, check_cost, settleable
 
 LONGEST_TIMEOUT_SECONDS = 1.0
 
@@ -35,6 +35,8 @@ class ProtectionOptions(TypedDict, total=False):
     """How long a request waits for a decision at most: up to 1. Default: 0.5."""
     report: bool
     """Whether status and latency are reported to the service, behind the responses. Default: true."""
+    reserve: bool | Callable[[Any], bool]
+    """Whether the cost is an estimate, which the app settles by ``settle`` of the decision. Default: false."""
     scopes: Sequence[str] | Callable[[Any], Sequence[str] | None]
     """Scopes that a key must hold, instead of those that the service derives from method and endpoint."""
 
@@ -71,7 +73,9 @@ class ProtectionOptions(TypedDict, total=False):
 class Guard(Protocol):
     """Decides about requests."""
 
-    def check(self, incoming: Incoming, request: object, cost: Cost | None) -> Awaitable[Decision]:
+    def check(
+        self, incoming: Incoming, request: object, cost: Cost | None, *, reserve: bool = False
+    ) -> Awaitable[Decision]:
         """The decision about ``request``, the framework's, of which all is read before this returns.
 
         What is awaited never fails because nobody can be asked.
@@ -105,8 +109,11 @@ class Protection:
             raise TypeError(f"{', '.join(sorted(unknown))} is not an option; there are {known}.")
         self.reports = options.get("report", True)
         self._cost = options.get("cost")
-        if not callable(self._cost):
-            _check_cost(self._cost)
+        self._reserve = options.get("reserve", False)
+        if self._reserve and not self.reports:
+            raise ConfigurationError("reserve needs report: what a request cost in the end goes out with its report.")
+        if self._cost is not None and not callable(self._cost):
+            check_cost(self._cost)
         self._exempt = _exemptions(options.get("exempt", ()))
         self.callers = CallerRules.of(
             key_header=options.get("key_header", "X-API-Key"),
@@ -130,19 +137,32 @@ class Protection:
         cost = self._cost
         if callable(cost):
             cost = cost(request)
-            _check_cost(cost)
-        return self.guard.check(incoming, request, cost)
+            if cost is not None:
+                check_cost(cost)
+        if self._reserve is False:
+            return self.guard.check(incoming, request, cost)
+        reserve = self._reserve(request) if callable(self._reserve) else self._reserve
+        return settleable(self.guard.check(incoming, request, cost, reserve=reserve), is_reserved=reserve)
 
-    def report(self, decision: Decision, status: int, latency_seconds: float, size_bytes: int) -> None:
-        """Takes note of the response to an allowed request."""
+    def report(
+        self,
+        decision: Decision,
+        status: int,
+        latency_seconds: float,
+        size_bytes: int,
+        tell: Callable[[Report], None] | None = None,
+    ) -> None:
+        """Takes note of the response to an allowed request; ``tell`` takes the report instead of the guard."""
         if self.reports and decision.decision_id:
+            tell = tell or self.guard.report
             latency_ms = round(latency_seconds * 1000, 3)
-            self.guard.report(
-                Report(decision_id=decision.decision_id, status=status, latency_ms=latency_ms, bytes=size_bytes)
-            )
+            report = Report(decision_id=decision.decision_id, status=status, latency_ms=latency_ms, bytes=size_bytes)
+            if isinstance(decision, ReservedDecision):
+                report = decision.settlement.go_with(report, tell)
+            tell(report)
 
 
-_FOR_SERVICE = frozenset({"apishield_url", "api_key", "require_key", "timeout_seconds", "report", "scopes"})
+_FOR_SERVICE = frozenset({"apishield_url", "api_key", "require_key", "timeout_seconds", "report", "reserve", "scopes"})
 _FOR_LIMIT = frozenset({"limit", "per", "store", "namespace"})
 
 
@@ -208,14 +228,3 @@ def _exemptions(patterns: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...
             raise ConfigurationError(f"exempt has {pattern!r}; give paths such as '/healthz' or '/static/*'.")
     exact = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
     return exact, tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
-
-
-def _check_cost(cost: Any) -> None:
-    if cost is None:
-        return
-    units = cost.values() if isinstance(cost, Mapping) else (cost,)
-    for count in units:
-        if type(count) is not int or not 0 <= count <= MAX_UNITS:
-            raise ConfigurationError(
-                f"cost is {cost!r}; give an integer from 0 to {MAX_UNITS}, or such integers by unit."
-            )

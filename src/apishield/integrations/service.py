@@ -71,7 +71,9 @@ class ServiceGuard:
         self._scopes = scopes
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
-    def check(self, incoming: Incoming, request: object, cost: Cost | None) -> Awaitable[Decision]:
+    def check(
+        self, incoming: Incoming, request: object, cost: Cost | None, *, reserve: bool = False
+    ) -> Awaitable[Decision]:
         """Asks about a request (protocol ``Guard``)."""
         scopes = self._scopes(request) if callable(self._scopes) else self._scopes
         question = CheckRequest(
@@ -83,6 +85,7 @@ class ServiceGuard:
             cost=cost if cost is None or isinstance(cost, int) else dict(cost),
             scopes=None if scopes is None else list(scopes),
             require_key=self._require_key,
+            reserve=reserve,
         )
         return self._ask(question)
 
@@ -185,7 +188,9 @@ class _Link:
 
     def probe(self) -> None:
         """Looks whether the service answers again, by a check that charges nobody."""
-        self._guard.availability.probe(lambda: self._client.send(calls.check_one(CheckRequest(cost=0))), self._timeout_seconds)
+        self._guard.availability.probe(
+            lambda: self._client.send(calls.check_one(CheckRequest(cost=0))), self._timeout_seconds
+        )
 
     async def close(self) -> None:
         """Ends the keeper, which sends what is queued and closes the client."""
