@@ -156,6 +156,51 @@ def test_the_life_of_a_key_from_the_shell_acts_on_the_running_service(apishield:
     assert "all hold" in apishield("audit", "verify", **at).stdout
 
 
+def test_the_catalogue_from_the_shell_acts_on_the_running_service(
+    apishield: Apishield, service: Service, tmp_path: Path
+) -> None:
+    at = {"APISHIELD_DATA_DIR": str(service.data_dir)}
+    service_key = service.sign_up()["api_key"]["key"]
+    options = ("--scope", "orders:read", "--cost", "2", "--json")
+    added = json.loads(apishield("endpoints", "add", "get", "/orders/{id}", *options, **at).stdout)
+    assert (added["method"], added["required_scopes"], added["cost"]) == ("GET", ["orders:read"], 2)
+    ask = {"ip": "203.0.113.7", "method": "GET", "path": "/orders/1"}
+    wait_until(lambda: check(service, service_key, **ask)["code"] == "key_missing", "the service to know the endpoint")
+    document = tmp_path / "openapi.json"
+    good: Any = {"get": {"security": []}}
+    document.write_text(json.dumps({"openapi": "3.1.0", "paths": {"/free": good}}))
+    assert "created" in apishield("endpoints", "import", str(document), "--base-path", "/v1", **at).stdout
+    document.write_text(json.dumps({"openapi": "3.1.0", "paths": {"/free": good, "/{": good}}))
+    refused = apishield("endpoints", "import", str(document), "--base-path", "/v1", "--json", code=1, **at)
+    assert [result["outcome"] for result in json.loads(refused.stdout)] == ["unchanged", "failed"]
+    listed = apishield("endpoints", "list", **at).stdout
+    assert re.search(r"/v1/free +none +1", listed)
+    assert re.search(r"/orders/\{id\} +orders:read +2", listed)
+    apishield("endpoints", "remove", added["id"], **at)
+    wait_until(lambda: check(service, service_key, **ask)["code"] == "ok", "the service to forget the endpoint")
+
+
+def test_a_policy_is_tried_in_shadow_and_enforced_from_the_shell(apishield: Apishield, service: Service) -> None:
+    at = {"APISHIELD_DATA_DIR": str(service.data_dir)}
+    made = service.sign_up()
+    token, service_key = {"Authorization": f"Bearer {made['token']}"}, made["api_key"]["key"]
+    policy = {"name": "Tight", "per": ["ip"], "limit": "1/hour", "mode": "shadow"}
+    policy_id = httpx2.post(f"{service.url}/v1/policies", headers=token, json=policy).json()["id"]
+    assert [check(service, service_key, ip="203.0.113.7")["code"] for _ in range(3)] == ["ok"] * 3
+    assert re.search(r"Tight +ip .* shadow", apishield("policies", "list", **at).stdout)
+
+    def report() -> Any:
+        return json.loads(apishield("policies", "shadow", policy_id, "--json", **at).stdout)
+
+    wait_until(lambda: report()["would_refuse"] == 2, "the node to write what it counted")
+    text = apishield("policies", "shadow", policy_id, **at).stdout
+    assert "refused 2 of 3" in text
+    assert re.search(r"ip 203.0.113.7 +2", text)
+    apishield("policies", "mode", policy_id, "enforce", **at)
+    assert json.loads(apishield("policies", "show", policy_id, **at).stdout)["mode"] == "enforce"
+    wait_until(lambda: check(service, service_key, ip="203.0.113.7")["code"] == "rate_limited", "it to be enforced")
+
+
 def test_a_key_from_the_shell_has_the_scopes_that_one_from_the_api_has(apishield: Apishield, service: Service) -> None:
     at = {"APISHIELD_DATA_DIR": str(service.data_dir)}
     token = {"Authorization": f"Bearer {service.sign_up()['token']}"}

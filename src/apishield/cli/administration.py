@@ -15,7 +15,9 @@ from apishield.bootstrap import load_secrets, open_database, system_clock
 from apishield.core.records import Actor, Role
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
 from apishield.services.audit import AuditService
+from apishield.services.endpoints import EndpointService
 from apishield.services.keys import KeyService
+from apishield.services.policies import PolicyService
 from apishield.services.secret_check import check_secret
 from apishield.services.secrets import Secrets
 from apishield.services.tenants import TenantService
@@ -39,6 +41,8 @@ class Administration:
         self.secrets = secrets
         self.tenants = TenantService(database, secrets)
         self.keys = KeyService(database, secrets)
+        self.endpoints = EndpointService(database, secrets)
+        self.policies = PolicyService(database, secrets)
         self.audit = AuditService(database, secrets)
 
     @property

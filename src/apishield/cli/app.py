@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from apishield import __version__
-from apishield.cli import audit, config, conformance, doctor, generate, keys, operator, serve, tenants, worker
+from apishield.cli import (
+    audit,
+    config,
+    conformance,
+    doctor,
+    endpoints,
+    generate,
+    keys,
+    operator,
+    policies,
+    reconcile,
+    serve,
+    tenants,
+    worker,
+)
 from apishield.cli.output import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, complain, out
 from apishield.errors import APIShieldError, ConfigurationError
 
@@ -29,10 +43,13 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("doctor")(doctor.doctor)
+app.command("reconcile")(reconcile.reconcile)
 app.command("conformance")(conformance.conformance)
 app.add_typer(config.app, name="config")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.add_typer(endpoints.app, name="endpoints")
+app.add_typer(policies.app, name="policies")
 app.add_typer(audit.app, name="audit")
 app.add_typer(operator.app, name="operator-token")
 app.add_typer(generate.app, name="generate")
