@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from apishield.services import ledger_names
 from apishield.services.ledger import LedgerService
+from apishield.services.ledger_batch import RecentDecisions
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger import addresses
 from tests.support.clock import SECOND_US, ManualClock
-from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, same_everywhere
+from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, same_everywhere, sums
 
 DAY_S = 86_400
 
@@ -111,6 +113,26 @@ async def test_what_is_older_than_it_is_kept_is_forgotten_and_days_stay(database
     assert kept[90.5] == kept[150] == ["rollup_day"]
     assert await rows(database, "SELECT step, sum(cost) FROM rollup_units GROUP BY step") == [("day", 25)]
     assert (await ledger.claim(f"spool:{SPOOL:08x}", "later")).position == 100
+
+
+async def test_several_workers_may_keep_house_at_once(database: Database, clock: ManualClock) -> None:
+    workers = [LedgerService(database, clock) for _ in range(3)]
+    events = [decision(n, at_us=clock.now_us + n * 20 * SECOND_US, key_id=f"key_{n}") for n in range(100)]
+    await take(workers[0], *events)
+    clock.advance(8 * DAY_S)
+    await asyncio.gather(*(worker.keep_house() for worker in workers))
+    assert await rows(database, "SELECT count(*) FROM rollup_minute") == [(0,)]
+    assert await rows(database, "SELECT count(*) FROM decision_chunks") == [(0,)]
+    assert (await sums(database, step="hour"))["requests"] == (await sums(database, step="day"))["requests"] == 100
+
+
+def test_the_memory_of_recent_decisions_is_bounded() -> None:
+    recent = RecentDecisions(at_least=1_000)
+    for start in range(0, 50_000, 100):
+        recent.add({(SPOOL, n): decision(n) for n in range(start, start + 100)})
+        assert len(recent) <= 2_100
+    for sequence in range(49_000, 50_000):
+        assert recent.get((SPOOL, sequence)) is not None
 
 
 async def test_texts_that_no_index_holds_do_not_stop_the_ledger(database: Database, clock: ManualClock) -> None:

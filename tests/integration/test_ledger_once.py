@@ -9,9 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.histogram import sum_histograms
 from apishield.core.events import Event, Frame, Intake, SpoolPart
+from apishield.errors import ProblemError
 from apishield.services.ledger import Fenced, LedgerService
 from apishield.services.ledger_batch import Batch
 from apishield.stores.sql.database import Database
+from apishield.stores.sql.failures import unavailable, was_undone_for_another
 from tests.support.clock import ManualClock
 from tests.support.ledger import SPOOL, TENANT, decision, frames, intake, result, rows, same_everywhere
 
@@ -204,3 +206,26 @@ async def test_times_that_can_not_be_are_put_right_and_counted(database: Databas
         tenant=TENANT,
     )
     assert found == [(today - 86_400, 1, 0), (today, 2, 1)]
+
+
+async def test_transactions_that_wait_for_each_other_are_known_from_a_database_that_is_gone(
+    postgres_url: str, clock: ManualClock
+) -> None:
+    database = Database(postgres_url, clock)  # SQLite has one writer: nobody waits there in the middle of a transaction
+    await database.migrate()
+    async with database.transaction() as work:
+        await work.connection.exec_driver_sql("INSERT INTO meta (name, value) VALUES ('a', ''), ('b', '')")
+    both = asyncio.Barrier(2)
+
+    async def change(first: str, second: str) -> None:
+        async with database.transaction() as work:
+            await work.connection.exec_driver_sql("UPDATE meta SET value = 'x' WHERE name = %s", (first,))
+            await both.wait()
+            await work.connection.exec_driver_sql("UPDATE meta SET value = 'x' WHERE name = %s", (second,))
+
+    outcomes = await asyncio.gather(change("a", "b"), change("b", "a"), return_exceptions=True)
+    problems = [outcome for outcome in outcomes if isinstance(outcome, ProblemError)]
+    assert len(problems) == 1
+    assert was_undone_for_another(problems[0])
+    assert not was_undone_for_another(unavailable())
+    await database.close()

@@ -44,6 +44,9 @@ class RecentDecisions:
         self._young: dict[Place, DecisionEvent] = {}
         self._old: dict[Place, DecisionEvent] = {}
 
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
     def get(self, place: Place) -> DecisionEvent | None:
         """The decision at this place, if it is remembered."""
         return self._young.get(place) or self._old.get(place)
