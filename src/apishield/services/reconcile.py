@@ -59,10 +59,15 @@ class QuotaDrift(msgspec.Struct, frozen=True):
 
 
 class ReconcileStats(msgspec.Struct):
-    """Plain numbers for the metrics. ``drift_units`` is by kind, of the last round; ``healed_units`` of all rounds."""
+    """Plain numbers for the metrics, of the last round; ``rounds`` and ``healed_units`` of all.
+
+    ``checked`` quotas are in use; of ``not_asked`` the counter could not be told, or its period was about to end.
+    ``drift_units`` is by kind.
+    """
 
     rounds: int = 0
     checked: int = 0
+    not_asked: int = 0
     healed_units: int = 0
     at_us: int = 0
     drift_units: dict[str, int] = msgspec.field(default_factory=lambda: {"missing": 0, "orphaned": 0})
@@ -128,7 +133,8 @@ class Reconciler:
         self._looks = looks
         if heal:
             found = await self._heal(found, in_use)
-        self._note(found, len(in_use), now_us)
+        self._note(found, now_us)
+        self.stats.checked, self.stats.not_asked = len(in_use), len(in_use) - len(live)
         return found
 
     def _entries(self) -> Iterable[KeyEntry]:
@@ -188,10 +194,9 @@ class Reconciler:
             after.append(drift)
         return after
 
-    def _note(self, found: Sequence[QuotaDrift], checked: int, now_us: int) -> None:
+    def _note(self, found: Sequence[QuotaDrift], now_us: int) -> None:
         stats = self.stats
         stats.rounds += 1
-        stats.checked = checked
         stats.at_us = now_us
         stats.drift_units = {
             "missing": sum(drift.missing for drift in found),
