@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -18,8 +18,8 @@ class HeldResponse(StreamingResponse):
     room: AbstractContextManager[None] = nullcontext()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the answer."""
-        with self.room:
+        """Sends the answer, until its end or until whoever reads it has gone."""
+        with suppress(ClientDisconnect), self.room:
             await super().__call__(scope, receive, send)
 
 
