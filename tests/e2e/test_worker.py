@@ -160,3 +160,18 @@ def test_what_is_misconfigured_is_said_in_one_line(tmp_path: Path, environment: 
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("apishield: ")]
     assert said in line
+
+
+def test_several_processes_have_a_spool_each_and_one_worker_takes_them_all(
+    start_service: Start, redis_url: str
+) -> None:
+    service = start_service(REDIS_URL=redis_url, APISHIELD_WORKERS="2")
+    caller = Caller(service)
+    for _ in range(20):
+        caller.ask(3)  # each time on a connection of its own, so that both processes are asked
+    wait_until(lambda: in_the_ledger(service.data_dir) == caller.answered, "the ledger", lambda: service.log)
+    assert len(list((service.data_dir / "spool").glob("????????"))) == 2
+    assert service.log.count('"worker.started"') == 1
+    assert service.terminate() == 0
+    assert in_the_ledger(service.data_dir) == caller.answered
+    assert [path.name for path in (service.data_dir / "spool").iterdir()] == ["drain.lock"]
