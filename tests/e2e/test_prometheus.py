@@ -36,7 +36,6 @@ SLOW_OR_REFUSED = {
     "APIShieldDecisionsSlow", "APIShieldSnapshotOld", "APIShieldProcessGone", "APIShieldLoopFailing", "APIShieldLedgerBehind",
     "APIShieldStoreDegraded", "APIShieldStoreFlapping", "APIShieldControlPlaneErrors",
 }  # fmt: skip
-ABSENT_WHEN_ALL_IS_WELL = {"apishield_ledger_drift_units"}
 
 
 class Load:
@@ -82,7 +81,7 @@ class Load:
         self.rounds += 1
 
     def _run(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(0.2):
             with contextlib.suppress(httpx2.TransportError):  # a process that is killed takes its connections with it
                 self.round()
 
@@ -161,7 +160,7 @@ def test_every_panel_shows_data(watched: Watched, target: Target) -> None:
 def test_every_metric_that_an_alert_watches_is_there(watched: Watched) -> None:
     asked = [selector for alert in alerts() for selector in selectors(promql_parser.parse(alert.expression))]
     for selector in asked:
-        if selector.name not in ABSENT_WHEN_ALL_IS_WELL and '"5.."' not in selector.text:
+        if '"5.."' not in selector.text:  # answers of a kind that a healthy node does not give
             _wait_for_data(watched, selector.text)
 
 

@@ -157,6 +157,7 @@ LEDGER: Final = (
         "apishield_ledger_other_series_total",
         "Events counted under (other), because their tenant has too many distinct endpoints or series.",
     ),
+    _counter("apishield_ledger_healed_units_total", "Units that quotas lacked, and that were charged again."),
     _gauge(
         "apishield_ledger_drift_units",
         "Units that quotas count less (missing) or more (orphaned: charged without an event) than the ledger.",

@@ -93,6 +93,7 @@ def show_drain(metrics: Metrics, drain: SpoolDrain, clock: Clock) -> None:
 
 def show_reconcile(metrics: Metrics, stats: ReconcileStats) -> None:
     """How far quotas and the ledger are apart, where this process is the one that looks."""
+    metrics.counter("apishield_ledger_healed_units_total", lambda: stats.healed_units)
     metrics.gauge("apishield_ledger_drift_units", lambda: {k: float(v) for k, v in stats.drift_units.items()})
 
 
