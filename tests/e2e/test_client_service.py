@@ -85,6 +85,33 @@ def test_the_life_of_a_customer_and_of_a_block(owner: APIShield) -> None:
     assert owner.check(ip="192.0.2.9").code == "ok"
 
 
+def test_the_life_of_a_policy_and_what_it_would_refuse_in_shadow(owner: APIShield) -> None:
+    policy = owner.create_policy("Search", per=["ip"], limit="1/hour", match={"path": "/search*"}, mode="shadow")
+    assert (policy.per, policy.mode, policy.match["path"]) == (("ip",), "shadow", "/search*")
+    for _ in range(3):
+        assert owner.check(ip="203.0.113.7", method="GET", path="/search").allowed
+    report = owner.get_policy_shadow(policy.id)
+    assert (report.policy_id, report.would_refuse, report.admitted) == (policy.id, 2, 1)
+    assert report.subjects == [{"subject": {"ip": "203.0.113.7"}, "would_refuse": 2}]
+    assert owner.update_policy(policy.id, mode="enforce", limit="2/hour").limit["requests"] == 2
+    assert policy.id in {found.id for found in owner.list_policies().data}
+    owner.delete_policy(policy.id)
+    with pytest.raises(NotFoundError):
+        owner.get_policy(policy.id)
+
+
+def test_the_catalogue_of_endpoints(owner: APIShield) -> None:
+    endpoint = owner.create_endpoint("GET", "/orders/{id}", required_scopes=["orders:read"], cost=2)
+    assert (owner.get_endpoint(endpoint.id).required_scopes, endpoint.cost) == (("orders:read",), 2)
+    document = {"openapi": "3.1.0", "paths": {"/free": {"get": {"security": []}}, "/{": {"get": {}}}}
+    imported = owner.import_endpoints(document, base_path="/v1")
+    assert (imported.created, imported.failed) == (1, 1)
+    assert {found.path for found in owner.list_endpoints().data} == {"/orders/{id}", "/v1/free"}
+    owner.delete_endpoint(endpoint.id)
+    with pytest.raises(NotFoundError):
+        owner.get_endpoint(endpoint.id)
+
+
 def test_pages_lead_through_the_whole_list(owner: APIShield) -> None:
     made = {owner.create_key(f"key {number}").id for number in range(5)}
     found: list[str] = []

@@ -23,16 +23,23 @@ from apishield.client.models import (
     CustomerFields,
     Decision,
     DecisionBatch,
+    Endpoint,
+    EndpointFields,
+    EndpointImport,
     KeyChanges,
     KeyFields,
     KeyUsage,
     LimitSpec,
     Page,
+    Policy,
+    PolicyChanges,
+    PolicyFields,
     PolicyReplay,
     Released,
     Report,
     ReportBatch,
     ReportResult,
+    ShadowReport,
     Tenant,
 )
 
@@ -209,6 +216,62 @@ def update_customer(customer_id: str, **changes: Unpack[CustomerChanges]) -> Cal
 def delete_customer(customer_id: str) -> Call[None]:
     """Removes a customer."""
     return _delete(f"/v1/customers/{_segment(customer_id)}")
+
+
+def create_policy(name: str, *, per: Iterable[str], limit: LimitSpec, **fields: Unpack[PolicyFields]) -> Call[Policy]:
+    """Makes a policy: ``limit`` for each ``per``, such as ``["ip"]`` or ``["key", "endpoint"]``, of the checks it matches."""
+    return _post("/v1/policies", {"name": name, "per": list(per), "limit": limit, **fields}, Policy)
+
+
+def get_policy(policy_id: str) -> Call[Policy]:
+    """One policy."""
+    return _get(f"/v1/policies/{_segment(policy_id)}", Policy)
+
+
+def list_policies(*, limit: int | None = None, cursor: str | None = None) -> Call[Page[Policy]]:
+    """A page of policies, newest first."""
+    return _list("/v1/policies", Page[Policy], limit=limit, cursor=cursor)
+
+
+def update_policy(policy_id: str, **changes: Unpack[PolicyChanges]) -> Call[Policy]:
+    """Changes what is named, and nothing else. Numbers change under live traffic and keep their state."""
+    return _patch(f"/v1/policies/{_segment(policy_id)}", changes, Policy)
+
+
+def delete_policy(policy_id: str) -> Call[None]:
+    """Removes a policy."""
+    return _delete(f"/v1/policies/{_segment(policy_id)}")
+
+
+def get_policy_shadow(policy_id: str) -> Call[ShadowReport]:
+    """What a policy would have refused in shadow, since its last change: how often, by day, and whom most."""
+    return _get(f"/v1/policies/{_segment(policy_id)}/shadow", ShadowReport)
+
+
+def create_endpoint(method: str, path: str, **fields: Unpack[EndpointFields]) -> Call[Endpoint]:
+    """Puts an endpoint such as ``GET /orders/{id}`` into the catalogue."""
+    return _post("/v1/endpoints", {"method": method, "path": path, **fields}, Endpoint)
+
+
+def get_endpoint(endpoint_id: str) -> Call[Endpoint]:
+    """One endpoint."""
+    return _get(f"/v1/endpoints/{_segment(endpoint_id)}", Endpoint)
+
+
+def list_endpoints(*, limit: int | None = None, cursor: str | None = None) -> Call[Page[Endpoint]]:
+    """A page of the catalogue, newest first."""
+    return _list("/v1/endpoints", Page[Endpoint], limit=limit, cursor=cursor)
+
+
+def import_endpoints(document: Mapping[str, Any], *, base_path: str | None = None) -> Call[EndpointImport]:
+    """Takes over the operations of an OpenAPI document, below ``base_path``, else below its first server's path."""
+    query = "" if base_path is None else f"?{urlencode({'base_path': base_path})}"
+    return _post(f"/v1/endpoints/import{query}", document, EndpointImport)
+
+
+def delete_endpoint(endpoint_id: str) -> Call[None]:
+    """Takes an endpoint out of the catalogue."""
+    return _delete(f"/v1/endpoints/{_segment(endpoint_id)}")
 
 
 def block(*, reason: str = "", duration_seconds: int | None = None, **subject: Unpack[BlockSubject]) -> Call[Block]:

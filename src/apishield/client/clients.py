@@ -74,6 +74,19 @@ class _Calls:
     update_customer = _Sent(calls.update_customer)
     delete_customer = _Sent(calls.delete_customer)
 
+    create_policy = _Sent(calls.create_policy)
+    get_policy = _Sent(calls.get_policy)
+    list_policies = _Sent(calls.list_policies)
+    update_policy = _Sent(calls.update_policy)
+    delete_policy = _Sent(calls.delete_policy)
+    get_policy_shadow = _Sent(calls.get_policy_shadow)
+
+    create_endpoint = _Sent(calls.create_endpoint)
+    get_endpoint = _Sent(calls.get_endpoint)
+    list_endpoints = _Sent(calls.list_endpoints)
+    import_endpoints = _Sent(calls.import_endpoints)
+    delete_endpoint = _Sent(calls.delete_endpoint)
+
     block = _Sent(calls.block)
     list_blocks = _Sent(calls.list_blocks)
     unblock = _Sent(calls.unblock)

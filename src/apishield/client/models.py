@@ -158,6 +158,56 @@ class PolicyReplay(msgspec.Struct, frozen=True, kw_only=True):
     result: dict[str, Any] | None = None
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A route of the catalogue. ``required_scopes`` is ``None`` where the method decides."""
+
+    id: str
+    method: str
+    path: str
+    required_scopes: tuple[str, ...] | None = None
+    cost: int | dict[str, int] = 1
+    login: bool = False
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class EndpointImport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the operations of a document; ``results`` has each, with ``errors`` where it failed."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    results: list[dict[str, Any]] = []
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit, whom it applies to, what it counts by."""
+
+    id: str
+    name: str
+    match: dict[str, Any] = {}
+    per: tuple[str, ...] = ()
+    limit: dict[str, Any] = {}
+    cost: int = 1
+    mode: Literal["enforce", "shadow"] = "enforce"
+    enabled: bool = True
+    overrides: list[dict[str, Any]] = []
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy in shadow would have refused of the checks that were let through, since its last change."""
+
+    policy_id: str
+    since: datetime | None = None
+    would_refuse: int = 0
+    admitted: int = 0
+    days: list[dict[str, Any]] = []
+    subjects: list[dict[str, Any]] = []
+
+
 class KeyUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What a key has used of its limits and its quota."""
 
@@ -201,6 +251,32 @@ class CustomerChanges(CustomerFields, total=False):
     """What can be changed of a customer."""
 
     name: str
+
+
+class EndpointFields(TypedDict, total=False):
+    """What can be said of an endpoint."""
+
+    required_scopes: list[str] | None
+    cost: Cost
+    login: bool
+
+
+class PolicyFields(TypedDict, total=False):
+    """What can be said of a policy."""
+
+    match: Mapping[str, Any]
+    cost: int
+    mode: Literal["enforce", "shadow"]
+    enabled: bool
+    overrides: list[Mapping[str, Any]]
+
+
+class PolicyChanges(PolicyFields, total=False):
+    """What can be changed of a policy."""
+
+    name: str
+    per: list[str]
+    limit: LimitSpec
 
 
 class BlockSubject(TypedDict, total=False):
