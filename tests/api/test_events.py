@@ -114,3 +114,20 @@ async def test_the_spool_outlives_the_node(clock: ManualClock, tmp_path: Path) -
     async with running_node(tmp_path, clock) as running:
         await (await running.tenant()).check()
     assert len(written(tmp_path)) == 1
+
+
+async def test_a_result_that_comes_with_a_cost_too_late_is_written_all_the_same(
+    node: Node,  # noqa: F811
+    tenant: Tenant,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    _, secret = await make_key(tenant, rate_limits=(sliding(100),))
+    decision = await tenant.check(api_key=secret, cost=10, reserve=True)
+    released = await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})
+    assert released.json() == {"released": True}
+    report = {"decision_id": decision["decision_id"], "status": 502, "latency_ms": 3, "cost": 4}
+    for _ in range(2):
+        answer = await tenant.post("/v1/report", {"events": [report]})
+        assert answer.json() == {"accepted": 0, "duplicates": 1, "rejected": []}
+    results = [event for event in written(tmp_path) if isinstance(event, ResultEvent)]
+    assert [(result.status, result.latency_us) for result in results] == [(502, 3000)]

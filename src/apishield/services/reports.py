@@ -91,6 +91,7 @@ class ReportService:
     async def take(self, tenant_id: str, reports: Sequence[Report | str]) -> Receipt:
         """Takes ``reports`` of a tenant; a text in place of one says why it could not be read."""
         taken = [self._read(tenant_id, index, report) for index, report in enumerate(reports)]
+        first_told = [outcome in {_NEW, _SETTLES} for outcome in taken]
         settling = [
             self._settle(tenant_id, index, report, told=taken[index] == _SETTLES_AGAIN)
             for index, report in enumerate(reports)
@@ -98,8 +99,9 @@ class ReportService:
         ]
         for index, outcome in await asyncio.gather(*settling):
             taken[index] = outcome
-        for report, outcome in zip(reports, taken, strict=True):
-            if outcome == _NEW and not isinstance(report, str):
+        for report, outcome, is_first in zip(reports, taken, first_told, strict=True):
+            # Also where its cost had been told, or its charge given back: the ledger knows whether the result was.
+            if is_first and not isinstance(report, str) and not isinstance(outcome, Rejection):
                 self._note(tenant_id, report)
         return Receipt(
             accepted=taken.count(_NEW) + taken.count(_NOW_SETTLED),
