@@ -113,6 +113,17 @@ async def test_looking_and_being_refused_leave_no_keys(store: RedisStore, client
     assert list(client.scan_iter()) == []
 
 
+async def test_a_limit_of_all_strangers_bounds_the_counters_that_they_make(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    together = counter(FixedWindow(20, 31 * 86_400 * SECOND_US), "all")
+    verdicts = await asyncio.gather(
+        *(decide(store, counter(SlidingWindow(60, MINUTE_US), f"192.0.2.{number}"), together) for number in range(200))
+    )
+    assert [verdict.admitted for verdict in verdicts] == [True] * 20 + [False] * 180
+    assert len(list(client.scan_iter())) == 20 + 1
+
+
 @pytest.mark.parametrize("requests", [10, 1000, 10**9])
 def test_a_sliding_window_keeps_at_most_16_kib_and_little_where_the_limit_is_small(
     redis_url: str, requests: int
