@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -29,10 +30,11 @@ from apishield.services.analytics.questions import OUTCOMES, Filters, Question, 
 from apishield.services.analytics.service import AnalyticsService
 from apishield.services.analytics.timeseries import GROUPINGS, GroupBy
 from apishield.services.ledger import LedgerService
-from apishield.stores.sql.analytics.plan import Group, Sums
+from apishield.stores.sql.analytics import rollups
+from apishield.stores.sql.analytics.plan import Group, Selection, Sums
 from apishield.stores.sql.database import Database
 from tests.support.clock import START_US, ManualClock
-from tests.support.ledger import Taking
+from tests.support.taking import Taking
 
 HOUR_US = 3_600 * SECOND_US
 DAY_US = 24 * HOUR_US
@@ -251,6 +253,38 @@ async def test_a_summary_is_what_counting_gives(traffic: Traffic) -> None:
         assert found.active_keys == len(active), question
         counted += found.figures.sums.requests
     assert counted > 1_000  # the questions are not all about nothing
+
+
+async def test_keys_are_looked_for_one_by_one_where_most_are_there_each_day(
+    traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+    for _, question in questions(traffic):
+        everything = msgspec.structs.replace(question, selection=Selection())
+        read = (await traffic.analytics.summary(everything)).now.active_keys
+        with monkeypatch.context() as patched:
+            patched.setattr(rollups, "_DENSE", 0)
+            patched.setattr(rollups, "_MANY_DAYS_S", 0)
+            patched.setattr(rollups.RollupReader, "_keys_there", (there := Watched()).bound())
+            assert (await traffic.analytics.summary(everything)).now.active_keys == read, question
+        looked += there.calls
+    assert looked > 10
+
+
+class Watched:
+    """``_keys_there``, counted."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def bound(self) -> Any:
+        whole = rollups.RollupReader._keys_there
+
+        async def counted(*arguments: Any) -> int:
+            self.calls += 1
+            return await whole(*arguments)
+
+        return counted
 
 
 async def test_a_breakdown_is_in_order_and_with_its_rest_the_total(traffic: Traffic) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, UnaryExpression, case, func, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, UnaryExpression, case, exists, func, or_, select, tuple_, union, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.periods import Segment
 from apishield.analytics.rollup import ADMITTED, OTHER, Dims
 from apishield.analytics.steps import Step
 from apishield.core.records import Environment
+from apishield.errors import PROBLEMS
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection, Sums
 from apishield.stores.sql.ledger.tables import (
     rollup_day,
@@ -34,6 +35,8 @@ _STATUSES = ("status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx
 _MEASURES = ("requests", "cost", "bytes", "results", *_STATUSES)
 _MOST_SOUGHT_SERIES = 2_000
 _MOST_SEEKS = 60_000
+_MANY_DAYS_S = 7 * Step.DAY.seconds
+_DENSE = 0.7
 
 
 class RollupReader:
@@ -133,6 +136,9 @@ class RollupReader:
 
     async def active_keys(self, plan: Plan) -> int:
         """How many keys made a check."""
+        set_id = await self._set_id(plan.dims)
+        if set_id is not None and await self._is_dense(set_id, plan):
+            return await self._keys_there(set_id, plan)
         source = await self._source(plan, (), None, _needed(plan.selection))
         if source is None:
             return 0
@@ -143,15 +149,49 @@ class RollupReader:
         )
         return int(await self.connection.scalar(statement) or 0)
 
+    async def _is_dense(self, set_id: int, plan: Plan) -> bool:
+        """Whether most keys make checks every day, so that to look for each is quicker than to read all of its days."""
+        days = next((part for part in plan.segments if part.step is Step.DAY), None)
+        if days is None or days.end_s - days.start_s < _MANY_DAYS_S or plan.selection != Selection():
+            return False
+        last = (rollup_day.c.set_id == set_id, rollup_day.c.bucket == days.end_s - 2 * Step.DAY.seconds)
+        there = await self.connection.scalar(select(func.count()).select_from(rollup_day).where(*last))
+        known = await self.connection.scalar(select(func.count()).select_from(series).where(series.c.set_id == set_id))
+        return bool(there and known) and int(there or 0) >= _DENSE * int(known or 0)
+
+    async def _keys_there(self, set_id: int, plan: Plan) -> int:
+        """As ``active_keys``, by looking for each key until it is found."""
+        found = [
+            exists().where(
+                table.c.set_id == set_id,
+                table.c.bucket.in_(list(range(part.start_s, part.end_s, part.step.seconds))),
+                table.c.series_id == series.c.id,
+                table.c.requests > 0,
+            )
+            for part in sorted(plan.segments, key=lambda part: -part.step.seconds)
+            for table in (_TABLES[part.step],)
+        ]
+        statement = select(func.count(series.c.key_id.distinct())).where(
+            series.c.set_id == set_id, series.c.key_id != "", or_(*found)
+        )
+        return int(await self.connection.scalar(statement) or 0)
+
     async def groups_after(self, plan: Plan, by: Sequence[Column], after: Group | None, limit: int) -> list[Group]:
         """The next ``limit`` groups that ever were, after ``after``, in order."""
         set_id = await self._set_id(plan.dims)
         if set_id is None:
             return []
         keys = [series.c[name] for name in by]
-        statement = select(*keys).where(*_of_series(set_id, plan.selection)).distinct().order_by(*keys).limit(limit)
+        where = _of_series(set_id, plan.selection)
         if after is not None:
-            statement = statement.where(tuple_(*keys) > tuple_(*after))
+            where.append(tuple_(*keys) > tuple_(*after) if len(keys) > 1 else keys[0] > after[0])
+        statement = select(*keys).where(*where).distinct().order_by(*keys).limit(limit)
+        if tuple(by) == ("key_id",):
+            # The index has the keys of each code in order: a page costs the same however many keys there are.
+            codes = sorted(plan.selection.codes or {ADMITTED, *PROBLEMS})
+            parts = [select(*keys).where(*where, series.c.code == code).order_by(*keys).limit(limit) for code in codes]
+            some = union(*(select(part.subquery()) for part in parts)).subquery()
+            statement = select(some.c.key_id).order_by(some.c.key_id).limit(limit)
         return [tuple(row) for row in await self.connection.execute(statement)]
 
     async def _source(
