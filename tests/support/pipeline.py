@@ -44,7 +44,7 @@ class Node:
         self.spool, self.root = spool, directory / "spool"
         self._settings, self._database, self._clock = settings, database, clock
         self._writer = SpoolWriter(self.root, spool, clock)
-        self.publisher, self.worker = self._start()
+        self.start()
 
     def write(self, events: Iterable[Event], turn: int = 20) -> None:
         """Writes events as turns of so many each."""
@@ -67,16 +67,16 @@ class Node:
         self.close()
         if forget_published:
             (self.root / f"{self.spool:08x}" / "published").unlink()
-        self.publisher, self.worker = self._start()
+        self.start()
 
     def close(self) -> None:
         self.worker.drain.close()
         self.publisher.close()
 
-    def _start(self) -> tuple[Publisher, LedgerWorker]:
-        publisher = Publisher(self.root, self._settings, self._database, self._clock)
-        worker = LedgerWorker(self.root, publisher, self._clock, owner="node", max_bytes=1 << 30)
-        return publisher, worker
+    def start(self) -> None:
+        """Starts a publisher, after the one before was closed."""
+        self.publisher = Publisher(self.root, self._settings, self._database, self._clock)
+        self.worker = LedgerWorker(self.root, self.publisher, self._clock, owner="node", max_bytes=1 << 30)
 
 
 class WorkerProcess(ServerProcess):
@@ -118,13 +118,14 @@ def traffic(spool: int, count: int, at_us: int, seed: int = 1) -> list[Event]:
     """Decisions of several tenants and keys, with results (some told twice, some before their decision) and settlements."""
     dice = random.Random(seed)
     events: list[Event] = []
-    for number in range(count):
+    for step in range(count):
+        number = step * 97  # so that they fill several blocks, and with them all partitions
         tenant = f"ten_{dice.randrange(3)}"
-        held = number % 7 == 0
-        code = "rate_limited" if number % 5 == 4 else "ok"
+        held = step % 7 == 0
+        code = "rate_limited" if step % 5 == 4 else "ok"
         events.append(
             DecisionEvent(
-                number, at_us, tenant, code, HELD if held else 0, f"key_{dice.randrange(9)}" if number % 3 else None,
+                number, at_us, tenant, code, HELD if held else 0, f"key_{dice.randrange(9)}" if step % 3 else None,
                 method="GET", path=f"/orders/{number}", address=f"192.0.2.{dice.randrange(99)}", country="FR",
                 units={"requests": 1, "tokens": 50} if held else 1, user_agent="curl/8.5.0",
             )
@@ -133,8 +134,8 @@ def traffic(spool: int, count: int, at_us: int, seed: int = 1) -> list[Event]:
             result = ResultEvent(
                 spool, number, at_us // 1000, tenant, at_us, dice.choice([200, 404, 500]), 1000 + number
             )
-            events.insert(len(events) - number % 2, result)
-            if number % 4 == 0:
+            events.insert(len(events) - step % 2, result)
+            if step % 4 == 0:
                 events.append(result)
             if held:
                 events.append(SettlementEvent(spool, number, at_us // 1000, tenant, at_us, {"tokens": 80}))

@@ -74,10 +74,10 @@ class Publisher:
         spool = int(stream.partition(":")[2], 16)
         position = self._published.get(spool)
         if position is None:
-            position = await self._in_thread(partial(read_published, self._root, spool))
-        if position is None:
-            position = await self._taken_without_kafka(stream)
-            await self._in_thread(partial(write_published, self._root, spool, position))
+            noted = await self._in_thread(partial(read_published, self._root, spool))
+            position = max(noted or 0, await self._taken_without_kafka(stream))
+            if position != noted:
+                await self._in_thread(partial(write_published, self._root, spool, position))
         self._published[spool] = position
         return Claim(stream, position, 0)
 
@@ -115,6 +115,7 @@ class Publisher:
         """Lets go of the brokers. What has not arrived is published again by the next publisher."""
         if self._producer is not None:
             self._executor.submit(self._producer.close).result()
+            self._producer = None
         self._executor.shutdown()
 
     async def _arrive(self, producer: EventProducer) -> None:
@@ -145,7 +146,7 @@ class Publisher:
         return self._producer
 
     async def _taken_without_kafka(self, stream: str) -> int:
-        """Up to where the ledger took the spool itself, before this node was told to use Kafka."""
+        """Up to where the ledger took the spool itself, while this node was not told to use Kafka."""
         async with self._database.read() as tx:
             positions = {name: position for name, position, _ in await Positions(tx.connection).all()}
         return positions.get(stream, 0)
