@@ -135,6 +135,7 @@ def _between(sums: Sums, notes: Notes, dims: str) -> None:
         if not question.is_answered:
             for code in codes:
                 most[(*_group(question, dims, code), "requests")] += 1
+                most[(*_group(question, dims, code), "results")] += question.told is not None
             for unit, amount in question.units.items():
                 most[(*_group(question, dims, "ok"), _measure(unit))] += amount
             continue

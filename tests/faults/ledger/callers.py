@@ -15,7 +15,11 @@ from tests.faults.ledger.tenants import Caller, Tenant
 CALLERS = 5
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _TIMEOUT_SECONDS = 60.0  # before a test calls a thing lost
-_PLACES = [("GET", "/orders/{}", "/orders/{id}"), ("POST", "/orders/{}", "/orders/{id}"), ("GET", "/files/{}", "/files/{id}")]
+_PLACES = [
+    ("GET", "/orders/{}", "/orders/{id}"),
+    ("POST", "/orders/{}", "/orders/{id}"),
+    ("GET", "/files/{}", "/files/{id}"),
+]
 _STATUSES = (200, 201, 302, 404, 500)
 
 

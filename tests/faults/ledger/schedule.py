@@ -44,7 +44,9 @@ class Schedule:
         """The schedule of ``seed``; ``faults`` may come, each as often as its weight says."""
         dice = random.Random(f"schedule {seed}")
         kinds = dice.choices(list(faults), list(faults.values()), k=blows)
-        return cls(seed, tuple(Blow(dice.randint(5, 90), kind, dice.randrange(2)) for kind in kinds), dice.randint(5, 60))
+        return cls(
+            seed, tuple(Blow(dice.randint(5, 90), kind, dice.randrange(2)) for kind in kinds), dice.randint(5, 60)
+        )
 
     def __str__(self) -> str:
         return ", ".join(f"{blow.fault} after {blow.after}" for blow in self.blows)

@@ -134,9 +134,7 @@ class SqliteTarget:
     async def is_drained(self, database: Database, tenant_id: str) -> bool:
         positions = await taken(database)
         root = self._node.spools
-        return all(
-            is_read(root, spool, positions.get(f"spool:{spool_name(spool)}", 0)) for spool in spools_in(root)
-        )
+        return all(is_read(root, spool, positions.get(f"spool:{spool_name(spool)}", 0)) for spool in spools_in(root))
 
     def logs(self) -> str:
         return told(self._node.service.log)
@@ -164,7 +162,9 @@ def is_read(spools: Path, spool: int, position: int) -> bool:
 
 def told(log: str) -> str:
     """What a process has to say, without its banner."""
-    return "\n".join([line for line in log.splitlines() if line.startswith(("{", "Traceback", "    ", "apishield"))][-25:])
+    return "\n".join(
+        [line for line in log.splitlines() if line.startswith(("{", "Traceback", "    ", "apishield"))][-25:]
+    )
 
 
 def _signal(pid: int | None, number: signal.Signals) -> None:

@@ -37,7 +37,10 @@ def new_tenant(url: str, name: str) -> Tenant:
         customer = _post(client, "/v1/customers", {"name": "A customer"})
         _post(client, "/v1/endpoints", {"method": "*", "path": "/orders/{id}"})
         keys = [
-            {"customer_id": customer["id"], "rate_limits": [_limit("many", 1_000_000)]},  # without any, nothing is reserved
+            {
+                "customer_id": customer["id"],
+                "rate_limits": [_limit("many", 1_000_000)],
+            },  # without any, nothing is reserved
             {"rate_limits": [_limit("few", 40)]},
             {"rate_limits": [_limit("tokens", 4_000, unit="tokens")], "quota": {"monthly_requests": 10_000}},
             {"environment": "test", "rate_limits": [_limit("many", 1_000_000)]},

@@ -16,6 +16,7 @@ from tests.support.services import PostgresServer, RedisServer
 
 __all__ = ["kafka_server"]
 
+pytestmark = pytest.mark.timeout(900)  # many starts of processes, on whatever machine
 SEEDS = 2
 
 

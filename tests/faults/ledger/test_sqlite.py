@@ -10,6 +10,7 @@ from tests.faults.ledger.campaign import run_seed
 from tests.faults.ledger.targets import SqliteTarget
 from tests.support.processes import Reaper
 
+pytestmark = pytest.mark.timeout(900)  # many starts of processes, on whatever machine
 SEEDS = 3
 
 
