@@ -85,6 +85,11 @@ class Replay:
         self._by_address = "ip" in policy.per
         self._by_endpoint = "endpoint" in policy.per
         self._unit = policy.limit.unit
+        self._by_path = policy.match.path is not None
+        self._by_customer = "customer" in policy.per
+        # Where nothing else decides which counter is asked, who asked for what is remembered: callers come again and again.
+        plain = not policy.overrides and not policy.match.attributes and not any(":" in part for part in policy.per)
+        self._asked: dict[tuple[object, ...], tuple[Counter, Meter] | None] | None = {} if plain else None
         self._callers: dict[tuple[str | None, int], Selection] = {}
         self._counters = ReplayCounters()
         self._totals = ReplayTotals()
@@ -105,7 +110,7 @@ class Replay:
                 if counts:
                     self._totals.refused_already += 1
                 continue
-            asked = self._ask(event)
+            asked = self._ask_again(event)
             if asked is not None:
                 self._judge(recorded, *asked, counts=counts)
 
@@ -116,6 +121,28 @@ class Replay:
     def _refused_it(self, event: DecisionEvent) -> bool:
         """Whether it was this policy that refused."""
         return event.refusal is not None and event.refusal.policy_id == self._policy.id
+
+    def _ask_again(self, event: DecisionEvent) -> tuple[Counter, Meter] | None:
+        """``_ask``, or what it said of another decision that no part of the policy tells from this one."""
+        known = self._asked
+        if known is None:
+            return self._ask(event)
+        place = (
+            event.key_id,
+            event.flags & TEST,
+            event.method,
+            event.path if self._by_path else None,
+            event.endpoint if self._by_endpoint else None,
+            event.address if self._by_address else None,
+            event.customer_id if self._by_customer else None,
+        )
+        try:
+            return known[place]
+        except KeyError:
+            if len(known) >= _MOST_CALLERS:
+                known.clear()
+            asked = known[place] = self._ask(event)
+            return asked
 
     def _ask(self, event: DecisionEvent) -> tuple[Counter, Meter] | None:
         """The counter of a decision to which the policy applies."""

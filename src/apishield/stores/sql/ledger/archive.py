@@ -7,6 +7,7 @@ finds whether the id is that tenant's, before it opens anything.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -184,15 +185,19 @@ class _Opened:
     async def read(self, chunks: Sequence[Chunk]) -> list[list[StoredDecision]]:
         """The decisions of each chunk, with their results."""
         found = Found()
-        events = [(chunk, chunk.events()) for chunk in chunks]
-        for chunk, some in events:
+        events: list[tuple[int, list[Event]]] = []
+        for chunk in chunks:
+            await asyncio.sleep(0)  # checks are decided on the same loop: none waits for more than a chunk
+            some = chunk.events()
             found.add(chunk.spool, some)
+            events.append((chunk.spool, some))
         for spool, late in await self._late(chunks):
             found.add(spool, late)
-        return [
-            [found.stored(chunk.spool, event) for event in some if isinstance(event, DecisionEvent)]
-            for chunk, some in events
-        ]
+        read: list[list[StoredDecision]] = []
+        for spool, some in events:
+            await asyncio.sleep(0)
+            read.append([found.stored(spool, event) for event in some if isinstance(event, DecisionEvent)])
+        return read
 
     async def _late(self, chunks: Sequence[Chunk]) -> list[tuple[int, list[Event]]]:
         extents: dict[int, tuple[int, int]] = {}
@@ -206,8 +211,10 @@ class _Opened:
                 for row in await _overlapping(work.connection, self._tenant_id, "result", spool, first, last)
             }
             missing = [row_id for row_id, _ in wanted if row_id not in self._events]
-            for chunk in await _payloads(work.connection, self._tenant_id, missing):
-                self._events[chunk.id] = chunk.events()
+            opened = await _payloads(work.connection, self._tenant_id, missing)
+        for chunk in opened:
+            await asyncio.sleep(0)
+            self._events[chunk.id] = chunk.events()
         late = [(spool, self._events[row_id]) for row_id, spool in wanted if row_id in self._events]
         while len(self._events) > _CHUNKS_REMEMBERED:
             self._events.popitem(last=False)
