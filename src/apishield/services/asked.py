@@ -17,8 +17,8 @@ class Asked:
     """One check on its way. ``method``, ``path`` and ``address`` are those of the request once they were found good."""
 
     __slots__ = (
-        "address", "check_id", "counters", "degraded", "endpoint", "entry", "held", "meters", "method", "path", "peek", "request",
-        "sequence", "takes_slots", "view",
+        "address", "check_id", "counters", "degraded", "endpoint", "entry", "held", "meters", "method", "path", "peek",
+        "request", "sequence", "takes_slots", "view",
     )  # fmt: skip
 
     def __init__(self, view: TenantView, request: CheckRequest) -> None:
