@@ -88,6 +88,8 @@ class MemoryLedger:
         self.events: list[Event] = []
         self.positions: dict[str, tuple[int, int]] = {}
         self.fail_before = self.fail_after = False
+        self.fails_at: int | None = None  # the sequence of a decision that it can't take
+        self.most_at_once: int | None = None  # events that it can take within its time
         self.tidied = 0
 
     async def claim(self, stream: str, owner: str) -> Claim:
@@ -101,6 +103,10 @@ class MemoryLedger:
         if self.positions[intake.stream] != (intake.start, claim.epoch):
             raise Fenced(intake.stream)
         events = [event for part in intake.parts for frame in part.frames for event in frame.events()]
+        if any(isinstance(event, DecisionEvent) and event.sequence == self.fails_at for event in events):
+            raise ValueError(self.fails_at)
+        if self.most_at_once is not None and len(events) > self.most_at_once:
+            raise ConnectionError("the database takes too long")
         self.events += events
         self.positions[intake.stream] = (intake.end, claim.epoch)
         self._fail(self.fail_after)

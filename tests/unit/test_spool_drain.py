@@ -115,6 +115,31 @@ async def test_a_frame_without_events_is_put_aside_and_the_next_is_taken(tmp_pat
     assert drain.stats.unreadable_frames == 1
 
 
+async def test_one_frame_that_the_ledger_fails_at_is_put_aside_and_no_other(tmp_path: Path) -> None:
+    ledger, writer = MemoryLedger(), SpoolWriter(tmp_path, SPOOL, ManualClock())
+    ledger.fails_at = 30
+    events = [event for number in range(60) for event in write(writer, number)]
+    drain = make_drain(tmp_path, ledger)
+    for _ in range(40):
+        with contextlib.suppress(ValueError):
+            await drain.catch_up()
+    assert ledger.events == [event for event in events if event != events[30]]
+    assert drain.stats.unreadable_frames == 1
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1
+
+
+async def test_what_is_too_much_for_the_database_at_once_is_taken_in_parts(tmp_path: Path) -> None:
+    ledger, writer = MemoryLedger(), SpoolWriter(tmp_path, SPOOL, ManualClock())
+    ledger.most_at_once = 7
+    events = [event for number in range(100) for event in write(writer, number)]
+    drain = make_drain(tmp_path, ledger)
+    for _ in range(60):
+        with contextlib.suppress(ConnectionError):
+            await drain.catch_up()
+    assert ledger.events == events
+    assert drain.stats.unreadable_frames == 0
+
+
 async def test_the_house_is_kept_and_claims_are_renewed_each_hour(tmp_path: Path) -> None:
     ledger, clock = MemoryLedger(), ManualClock()
     SpoolWriter(tmp_path, SPOOL, clock)

@@ -12,17 +12,23 @@ from typing import Protocol
 
 import msgspec
 import structlog
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 
-from apishield.core.events import Intake, SpoolPart
+from apishield.core.events import Frame, Intake, SpoolPart
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
+from apishield.errors import ProblemError
 from apishield.stores.kafka.published import read_published
 from apishield.stores.spool import SpoolReader, Spools
 from apishield.stores.spool.files import spool_name
 from apishield.stores.spool.quarantine import put_aside
+from apishield.stores.spool.reader import READ_EVENTS
 from apishield.stores.sql.ledger.positions import Claim, Fenced
 
 log = structlog.get_logger("apishield.ledger")
+
+_PASSING = (ProblemError, OSError, InterfaceError, InternalError, OperationalError, ProgrammingError)
+"""Troubles of the database and of the disk, which somebody mends; whatever else fails would fail again."""
 
 HOUSEKEEPING_US = 3600 * SECOND_US
 """How often the ledger is tidied up, and claims are renewed so that it does not forget a spool in which nothing happens."""
@@ -72,6 +78,8 @@ class SpoolDrain:
         self._claims: dict[int, Claim] = {}
         self._positions: dict[int, int] = {}
         self._house_kept_at_us = 0
+        self._at_once: dict[int, int] = {}  # events, where fewer than usual are taken, because the last intake failed
+        self._untakable: set[tuple[int, int]] = set()
         self._turn = asyncio.Lock()  # who asks for figures may call for a round while one goes on
 
     async def catch_up(self) -> None:
@@ -108,6 +116,7 @@ class SpoolDrain:
             try:
                 behind |= await self._drain(reader)
             except Exception as error:  # noqa: BLE001  raised below: one spool that can't be read keeps no other waiting
+                self._take_less(reader.spool, error)
                 self._let_go(reader.spool)  # whether it was taken is not known: the next claim tells
                 self.stats.failures += 1
                 failure = error
@@ -124,10 +133,11 @@ class SpoolDrain:
         position = self._positions[reader.spool]
         reader.forget(position)  # before reading on: see ``stores.spool.folding``
         orphaned = reader.adopt()  # before reading: only then is the end that is found the end
-        part, end = reader.read(position)
+        at_once = self._at_once.get(reader.spool, READ_EVENTS)
+        part, end = reader.read(position, max_events=at_once)
         if part.frames:
             try:
-                await self._ledger.apply(claim, Intake(claim.stream, position, end, [self._readable(part)]))
+                await self._ledger.apply(claim, Intake(claim.stream, position, end, [self._readable(part, position)]))
             except Fenced as error:
                 log.warning("ledger.fenced", stream=claim.stream, reason=str(error))
                 self.stats.fenced += 1
@@ -135,6 +145,8 @@ class SpoolDrain:
                 return True
             self._positions[reader.spool] = end
             self.stats.intakes += 1
+            if at_once < READ_EVENTS:
+                self._at_once[reader.spool] = min(2 * at_once, READ_EVENTS)
         if orphaned and not reader.behind:
             reader.remove()
             self._let_go(reader.spool)
@@ -152,20 +164,40 @@ class SpoolDrain:
         self._claims[spool], self._positions[spool] = claim, position
         return claim
 
-    def _readable(self, part: SpoolPart) -> SpoolPart:
-        """The part less the frames that are whole and yet hold no events, as those of a later version; these are put aside."""
+    def _take_less(self, spool: int, error: Exception) -> None:
+        """Next time takes a part of what failed: it may have been more than the database does within its time.
+
+        Where a single frame fails by something else than the database's trouble, no later try would go better.
+        """
+        at_once = self._at_once.get(spool, READ_EVENTS)
+        if at_once == 1 and spool in self._positions and not isinstance(error, _PASSING):
+            self._untakable.add((spool, self._positions[spool]))
+        self._at_once[spool] = max(1, at_once // 4)
+
+    def _readable(self, part: SpoolPart, position: int) -> SpoolPart:
+        """The part less the frames that the ledger can't take: whole ones that hold no events, as those of a later version,
+        and one that it failed at, alone. These are put aside.
+        """
+        if (part.spool, position) in self._untakable:
+            self._untakable.discard((part.spool, position))
+            for frame in part.frames:
+                self._put_aside(part.spool, frame, "the ledger failed at it")
+            return SpoolPart(part.spool, [])
         frames = []
         for frame in part.frames:
             try:
                 frame.events()
             except msgspec.DecodeError as error:
-                self.stats.unreadable_frames += 1
-                name = spool_name(part.spool)
-                kept = put_aside(self.spools.root, f"{name}-unreadable-{frame.end}", frame.payload)
-                log.error("ledger.unreadable_frame", spool=name, end=frame.end, error=str(error), quarantine=kept)
+                self._put_aside(part.spool, frame, str(error))
             else:
                 frames.append(frame)
         return SpoolPart(part.spool, frames)
+
+    def _put_aside(self, spool: int, frame: Frame, reason: str) -> None:
+        self.stats.unreadable_frames += 1
+        name = spool_name(spool)
+        kept = put_aside(self.spools.root, f"{name}-unreadable-{frame.end}", frame.payload)
+        log.error("ledger.unreadable_frame", spool=name, end=frame.end, error=reason[:500], quarantine=kept)
 
     async def _keep_house(self) -> None:
         now_us = self._clock()
