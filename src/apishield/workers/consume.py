@@ -74,6 +74,7 @@ class Consumer:
         self._reread: dict[int, int] = {}  # where a gap was seen, by partition: what is still missing then is not there
         self._stale = True  # whether what is being read is not what was claimed
         self._pause_seconds = 0.0
+        self._failing: tuple[str, int | None] | None = None  # what failed last and has not succeeded since
         self._due = dict.fromkeys(("claim", "tell", "renew", "settle", "tidy"), 0.0)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -108,7 +109,7 @@ class Consumer:
                 except TimeoutError:
                     continue
             else:
-                self._pause_seconds = 0.0
+                self._note_success("kafka.not_ready")
                 return True
         return False
 
@@ -145,7 +146,7 @@ class Consumer:
                 return
             self._claims[partition], self._positions[partition] = claim, claim.position
             self._stale = True
-        self._pause_seconds = 0.0
+        self._note_success("kafka.not_claimed")
 
     def _let_go(self, partitions: Iterable[int]) -> None:
         """Reads these no more, until they were claimed again."""
@@ -154,13 +155,20 @@ class Consumer:
             self._positions.pop(partition, None)
         self._stale = True
 
-    def _note_failure(self, event: str, error: BaseException) -> None:
+    def _note_failure(self, event: str, error: BaseException, partition: int | None = None) -> None:
         """Tells of the first of a row of failures, and lets more and more time go by between them."""
         self.stats.failures += 1
-        if not self._pause_seconds:
-            log.warning(event, error=f"{type(error).__name__}: {error}"[:500])
+        if (event, partition) != self._failing:
+            log.warning(event, partition=partition, error=f"{type(error).__name__}: {error}"[:500])
+        self._failing = event, partition
         self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, max(0.5, self._pause_seconds * 2))
         self._put_off("claim", self._pause_seconds)
+
+    def _note_success(self, event: str, partition: int | None = None) -> None:
+        """What failed goes again. That a partition can be claimed says nothing yet of its messages."""
+        if self._failing == (event, partition):
+            log.info("kafka.healed", after=event, partition=partition)
+            self._failing, self._pause_seconds = None, 0.0
 
     # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +191,7 @@ class Consumer:
                 self._put_off("claim", 1.0)  # the group first says whose it is
                 return
             except Exception as error:  # noqa: BLE001  whatever it is, it is taken again, from where the ledger stands
-                self._note_failure("kafka.not_taken", error)
+                self._note_failure("kafka.not_taken", error, partition)
                 self._let_go([partition])
                 return
 
@@ -200,6 +208,7 @@ class Consumer:
         parts = [await self._read(message) for message in messages]
         await self._ledger.apply(claim, Intake(claim.stream, start, end, _joined(parts)))
         self._positions[partition] = end
+        self._note_success("kafka.not_taken", partition)
         self.stats.intakes += 1
         self.stats.messages += len(messages)
         self.stats.bytes += sum(map(len, messages))
@@ -238,7 +247,7 @@ class Consumer:
             await self._ledger.apply(claim, Intake(claim.stream, position, first, []))
             self.stats.lost_messages += first - position
         except Exception as error:  # noqa: BLE001  tried again, and told by ``failures``, until it is mended
-            self._note_failure("kafka.offset_gone", error)
+            self._note_failure("kafka.offset_gone", error, partition)
         self._let_go([partition])
 
     # --- the rest -------------------------------------------------------------------------------------------------------
