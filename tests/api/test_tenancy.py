@@ -81,6 +81,7 @@ async def state(service: Service, tenant_id: str) -> dict[str, list[Any]]:
     """Every row of the tenant, in every table that has tenants."""
     found: dict[str, list[Any]] = {}
     await service.runtime.usage.flush()  # what was noted of the tenant's own use
+    await service.runtime.freshness.wait()  # and what is not in the ledger yet
     async with service.runtime.database.engine.connect() as connection:
         for table in metadata.sorted_tables:
             if "tenant_id" in table.c:
