@@ -21,7 +21,6 @@ from apishield.cli import (
     operator,
     policies,
     reconcile,
-    reconcile,
     serve,
     tenants,
     worker,
@@ -44,7 +43,6 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("doctor")(doctor.doctor)
-app.command("reconcile")(reconcile.reconcile)
 app.command("reconcile")(reconcile.reconcile)
 app.command("conformance")(conformance.conformance)
 app.add_typer(config.app, name="config")

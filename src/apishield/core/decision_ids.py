@@ -69,7 +69,9 @@ class DecisionIds:
         at_ms = now_us // 1000
         if at_ms != self._head_ms:  # all but the last eight digits are the same for every decision of a millisecond
             self._head_ms = at_ms
-            self._head = _PREFIX + _digits(_uuid(at_ms, self._spool << _SEQUENCE_BITS), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
+            self._head = (
+                _PREFIX + _digits(_uuid(at_ms, self._spool << _SEQUENCE_BITS), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
+            )
         pairs = _PAIRS
         tail = (
             pairs[sequence >> 30]
