@@ -103,7 +103,7 @@ async def test_each_second_tells_what_was_decided_since_the_last(listening: List
     await check(alice, method="GET", path="/before", ip="203.0.113.1")
     await listening.service.runtime.freshness.wait()
     listening.service.clock.advance(1)
-    listening.open(alice.token)
+    listening.open(alice.secret)
     head = await listening.head()
     assert (b"content-type", b"text/event-stream; charset=utf-8") in head["headers"]
     assert totals(await listening.tick()) == (0, 0, 0)  # what was before is no news
@@ -120,7 +120,7 @@ async def test_each_second_tells_what_was_decided_since_the_last(listening: List
 
 
 async def test_filters_hold_for_totals_and_for_the_sample(listening: Listening, alice: Tenant) -> None:
-    listening.open(alice.token, "method=POST")
+    listening.open(alice.secret, "method=POST")
     await listening.head()
     await listening.tick()
     await check(alice, method="GET", path="/get", ip="203.0.113.1")
@@ -132,7 +132,7 @@ async def test_filters_hold_for_totals_and_for_the_sample(listening: Listening, 
 
 
 async def test_a_second_shows_twenty_events_at_most_and_counts_all(listening: Listening, alice: Tenant) -> None:
-    listening.open(alice.token)
+    listening.open(alice.secret)
     await listening.head()
     await listening.tick()
     for _ in range(25):
@@ -144,7 +144,7 @@ async def test_a_second_shows_twenty_events_at_most_and_counts_all(listening: Li
 
 
 async def test_nobody_listens_to_another_tenant(listening: Listening, alice: Tenant, bob: Tenant) -> None:
-    listening.open(bob.token)
+    listening.open(bob.secret)
     await listening.head()
     await listening.tick()
     await check(alice, method="GET", path="/", ip="203.0.113.1")
@@ -158,19 +158,19 @@ async def test_a_tenant_has_so_many_listeners_and_a_place_is_free_again_when_one
     listening: Listening, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "MOST_OF_A_TENANT", 1)
-    listening.open(alice.token)
+    listening.open(alice.secret)
     await listening.head()
     response = await alice.ask("GET", "/v1/analytics/live")
     problem_of(response, 429, "concurrency_exceeded")
     assert response.headers["retry-after"]
     await listening.close()
-    listening.open(alice.token)
+    listening.open(alice.secret)
     assert (await listening.head())["status"] == 200
     await listening.close()
 
 
 async def test_a_stream_ends_when_the_node_stops(listening: Listening, alice: Tenant) -> None:
-    listening.open(alice.token)
+    listening.open(alice.secret)
     await listening.head()
     await listening.tick()
     listening.service.runtime.live.stop()
@@ -182,7 +182,7 @@ async def test_a_stream_ends_after_ten_minutes_so_that_its_token_is_looked_at_ag
     listening: Listening, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "LONGEST_SECONDS", 2)
-    listening.open(alice.token)
+    listening.open(alice.secret)
     await listening.head()
     await listening.tick()
     await listening.second()
