@@ -54,7 +54,6 @@ class Reader:
             rest = rest[end:].strip()
         return done.stdout
 
-
     def follow_until(self, block: str, is_there: Callable[[Any], bool]) -> None:
         """Follows a block again until what it shows is there: on a busy machine the ledger's process starts late."""
         wait_until(lambda: bool(self.follow(block)) and is_there(self.last), "the ledger to hold all that was answered")
