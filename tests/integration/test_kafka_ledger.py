@@ -15,9 +15,9 @@ from confluent_kafka import KafkaException, Message, Producer
 from confluent_kafka.admin import NewTopic
 
 from apishield.bootstrap import system_clock
-from apishield.core.events import DecisionEvent, Event, ResultEvent
+from apishield.core.events import DecisionEvent, Event, Intake, ResultEvent
 from apishield.errors import ConfigurationError
-from apishield.services.ledger import LedgerService
+from apishield.services.ledger import Applied, Claim, LedgerService
 from apishield.settings import Settings
 from apishield.stores.kafka.messages import LARGEST_MESSAGE_BYTES
 from apishield.stores.kafka.topics import agree, dead_topic, stream_of
@@ -173,6 +173,34 @@ async def test_a_message_that_can_not_be_read_goes_to_the_dead_letters_with_the_
     for _, headers in letters:
         assert (headers["topic"], headers["partition"]) == (kafka_settings.kafka_topic, "1")
         assert int(headers["offset"]) > 0
+
+
+async def test_the_one_message_that_the_ledger_fails_at_goes_to_the_dead_letters_and_no_other(
+    node: Node,
+    kafka: KafkaServer,
+    kafka_settings: Settings,
+    database: Database,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take = LedgerService.apply
+
+    async def take_all_but_one(ledger: LedgerService, claim: Claim, intake: Intake) -> Applied:
+        if any(event == untakable for part in intake.parts for frame in part.frames for event in frame.events()):
+            raise ValueError("a fault of the ledger's")
+        return await take(ledger, claim, intake)
+
+    monkeypatch.setattr(LedgerService, "apply", take_all_but_one)
+    events = [event for event in traffic(FIRST, 300, clock()) if isinstance(event, DecisionEvent)]
+    untakable = events[150]
+    for some in (events[:150], [untakable], events[151:]):
+        node.write(some)
+        await node.publish()
+    async with consuming(kafka_settings, database, clock) as (consumer, _):
+        await until_counted(database, (299, 0))
+        await until(lambda: consumer.stats.dead_letters >= 1, "the dead letter")
+    ((_, headers),) = dead_letters(kafka, kafka_settings, 1)
+    assert headers["reason"].startswith("untakable")
 
 
 async def test_nothing_is_lost_or_counted_twice_when_the_broker_is_killed(

@@ -8,7 +8,7 @@ Does not own: files (``stores.spool``), the transaction that makes it exactly on
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -27,7 +27,7 @@ from apishield.stores.sql.ledger.positions import Claim, Fenced
 
 log = structlog.get_logger("apishield.ledger")
 
-_PASSING = (ProblemError, OSError, InterfaceError, InternalError, OperationalError, ProgrammingError)
+PASSING: Final = (ProblemError, OSError, InterfaceError, InternalError, OperationalError, ProgrammingError)
 """Troubles of the database and of the disk, which somebody mends; whatever else fails would fail again."""
 
 HOUSEKEEPING_US = 3600 * SECOND_US
@@ -170,7 +170,7 @@ class SpoolDrain:
         Where a single frame fails by something else than the database's trouble, no later try would go better.
         """
         at_once = self._at_once.get(spool, READ_EVENTS)
-        if at_once == 1 and spool in self._positions and not isinstance(error, _PASSING):
+        if at_once == 1 and spool in self._positions and not isinstance(error, PASSING):
             self._untakable.add((spool, self._positions[spool]))
         self._at_once[spool] = max(1, at_once // 4)
 

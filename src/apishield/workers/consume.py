@@ -19,7 +19,7 @@ from confluent_kafka import Message
 from apishield.core.events import Frame, Intake, SpoolPart
 from apishield.core.ports import Clock
 from apishield.errors import ConfigurationError
-from apishield.services.drain import Ledger
+from apishield.services.drain import PASSING, Ledger
 from apishield.settings import Settings
 from apishield.stores.kafka.connection import log
 from apishield.stores.kafka.consumer import GroupReader
@@ -206,7 +206,17 @@ class Consumer:
     async def _take(self, partition: int, claim: Claim, messages: list[Message]) -> None:
         start, end = self._positions[partition], _offset(messages[-1]) + 1
         parts = [await self._read(message) for message in messages]
-        await self._ledger.apply(claim, Intake(claim.stream, start, end, _joined(parts)))
+        try:
+            await self._ledger.apply(claim, Intake(claim.stream, start, end, _joined(parts)))
+        except (Fenced, *PASSING):
+            raise
+        except Exception as error:  # noqa: BLE001  no later try would go better
+            if len(messages) > 1:
+                for message in messages:
+                    await self._take(partition, claim, [message])
+                return
+            await self._bury(messages[0], f"untakable: the ledger failed at it ({type(error).__name__})")
+            await self._ledger.apply(claim, Intake(claim.stream, start, end, []))
         self._positions[partition] = end
         self._note_success("kafka.not_taken", partition)
         self.stats.intakes += 1
