@@ -89,6 +89,8 @@ class ReplayService:
         """
         now_us = self._clock()
         covered = self._covered(draft, now_us)
+        if self._freshness is not None:
+            await self._freshness()
         async with self._database.transaction() as tx:
             tenant = await hold_tenant(tx, actor)
             known = await _known(tx, tenant.id, draft.policy_id)
@@ -178,8 +180,6 @@ class ReplayService:
         job, watch = work.job, asyncio.create_task(self._watch(work))
         try:
             async with self._turn:
-                if self._freshness is not None:
-                    await self._freshness()
                 ended = await work.run(self._database, self._source, self._pace, self._clock())
         except (asyncio.CancelledError, Cancelled) as error:
             ended = msgspec.structs.replace(job, status="cancelled", error=STOPPED)
