@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+
+import pytest
 
 from apishield.core.events import (
     CATALOGUED,
@@ -21,6 +24,7 @@ from apishield.core.events import (
 from apishield.core.model import SECOND_US
 from apishield.core.records import Environment
 from apishield.services.endpoints import EndpointDraft
+from apishield.services.settlement import Settled
 from apishield.stores.spool import Spools
 from apishield.stores.spool.writer import DEFAULT_BYTES
 from tests.support.checks import make_key, node, sliding, tenant  # noqa: F401
@@ -131,3 +135,29 @@ async def test_a_result_that_comes_with_a_cost_too_late_is_written_all_the_same(
         assert answer.json() == {"accepted": 0, "duplicates": 1, "rejected": []}
     results = [event for event in written(tmp_path) if isinstance(event, ResultEvent)]
     assert [(result.status, result.latency_us) for result in results] == [(502, 3000)]
+
+
+async def test_a_report_that_is_known_already_is_written_before_that_is_answered(
+    node: Node,  # noqa: F811
+    tenant: Tenant,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, secret = await make_key(tenant, rate_limits=(sliding(100),))
+    plain, held = await tenant.check(api_key=secret), await tenant.check(api_key=secret, reserve=True)
+    reports = [{"decision_id": decision["decision_id"], "status": 200, "latency_ms": 1} for decision in (plain, held)]
+    settling, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: object) -> Settled:
+        settling.set()
+        await go_on.wait()
+        return Settled.NOW
+
+    monkeypatch.setattr(node.runtime.settlement, "settle", slow)
+    first = asyncio.create_task(tenant.post("/v1/report", {"events": reports}))
+    await settling.wait()
+    assert (await tenant.post("/v1/report", {"events": reports[:1]})).json()["duplicates"] == 1
+    assert [type(event) for event in written(tmp_path)] == [DecisionEvent, DecisionEvent, ResultEvent]
+    go_on.set()
+    assert (await first).json()["accepted"] == 2
+    assert len(written(tmp_path)) == 4

@@ -91,7 +91,7 @@ class ReportService:
     async def take(self, tenant_id: str, reports: Sequence[Report | str]) -> Receipt:
         """Takes ``reports`` of a tenant; a text in place of one says why it could not be read."""
         taken = [self._read(tenant_id, index, report) for index, report in enumerate(reports)]
-        first_told = [outcome in {_NEW, _SETTLES} for outcome in taken]
+        first_told = [index for index, outcome in enumerate(taken) if outcome == _SETTLES]
         settling = [
             self._settle(tenant_id, index, report, told=taken[index] == _SETTLES_AGAIN)
             for index, report in enumerate(reports)
@@ -99,36 +99,36 @@ class ReportService:
         ]
         for index, outcome in await asyncio.gather(*settling):
             taken[index] = outcome
-        for report, outcome, is_first in zip(reports, taken, first_told, strict=True):
-            # Also where its cost had been told, or its charge given back: the ledger knows whether the result was.
-            if is_first and not isinstance(report, str) and not isinstance(outcome, Rejection):
-                self._note(tenant_id, report)
+        for index in first_told:
+            report, outcome = reports[index], taken[index]
+            if not isinstance(report, str) and not isinstance(outcome, Rejection):
+                # Also where its cost had been told, or its charge given back: the ledger knows whether the result was.
+                is_new = self._note(tenant_id, report)
+                if outcome == _NEW and not is_new:
+                    taken[index] = _AGAIN if report.cost is None else _NOW_SETTLED
         return Receipt(
             accepted=taken.count(_NEW) + taken.count(_NOW_SETTLED),
             duplicates=taken.count(_AGAIN),
             rejected=[outcome for outcome in taken if isinstance(outcome, Rejection)],
         )
 
-    def _note(self, tenant_id: str, report: Report) -> None:
-        self._observer.observe_result(report.status, report.latency_ms / 1000)
+    def _note(self, tenant_id: str, report: Report) -> bool:
+        """Writes a result down, unless this process has done so; whether it has now."""
         ref = self._ids.read(report.decision_id, tenant_id)
-        if ref is not None:
-            latency_us = round(report.latency_ms * 1000)
-            self._events.append(
-                ResultEvent(
-                    ref.spool,
-                    ref.sequence,
-                    ref.at_ms,
-                    tenant_id,
-                    self._clock(),
-                    report.status,
-                    latency_us,
-                    report.bytes,
-                )
+        if ref is None or (ref.spool, ref.sequence) in self._seen:
+            return False
+        self._remember(ref.spool, ref.sequence)
+        self._observer.observe_result(report.status, report.latency_ms / 1000)
+        latency_us = round(report.latency_ms * 1000)
+        self._events.append(
+            ResultEvent(
+                ref.spool, ref.sequence, ref.at_ms, tenant_id, self._clock(), report.status, latency_us, report.bytes
             )
+        )
+        return True
 
     def _read(self, tenant_id: str, index: int, report: Report | str) -> _Outcome:
-        """What can be said of a report without the store."""
+        """What can be said of a report without the store; one that needs no store is written down."""
         if isinstance(report, str):
             return Rejection(index, "bad_request", report)
         reference = self._ids.read(report.decision_id, tenant_id)
@@ -138,32 +138,24 @@ class ReportService:
             return Rejection(index, "report_too_old", "The decision is older than 24 hours; its books are closed.")
         if report.cost is not None and not reference.held:
             return Rejection(index, "not_reserved", _NOT_RESERVED)
-        place = (reference.spool, reference.sequence)
-        told = place in self._seen
-        self._remember(*place)
+        told = (reference.spool, reference.sequence) in self._seen
         if reference.held and (report.cost is not None or not told):
             return _SETTLES_AGAIN if told else _SETTLES  # how often the cost is told is for the record to say
-        return _AGAIN if told else _NEW
+        # At once: whoever is told meanwhile that it is known must be able to rely on it.
+        return _NEW if self._note(tenant_id, report) else _AGAIN
 
     async def _settle(self, tenant_id: str, index: int, report: Report, *, told: bool) -> tuple[int, _Outcome]:
         units = {"requests": report.cost} if isinstance(report.cost, int) else report.cost
         try:
             settled = await self._settlement.settle(tenant_id, report.decision_id, units)
         except StoreUnavailable as error:
-            self._forget(tenant_id, report.decision_id)
             log.warning("report.not_settled", reason=str(error))
             return index, Rejection(index, "store_unavailable", f"{error.told} Report it again.")
         if settled is Settled.NOT_RESERVED:
-            self._forget(tenant_id, report.decision_id)
             return index, Rejection(index, "not_reserved", _NOT_RESERVED)
         if settled is Settled.BEFORE and units is not None:
             return index, _AGAIN
         return index, _NOW_SETTLED if told else _NEW
-
-    def _forget(self, tenant_id: str, decision_id: str) -> None:
-        reference = self._ids.read(decision_id, tenant_id)
-        if reference is not None:
-            self._seen.pop((reference.spool, reference.sequence), None)
 
     def _remember(self, spool: int, sequence: int) -> None:
         self._seen[spool, sequence] = None
