@@ -21,6 +21,7 @@ from apishield.cli import (
     operator,
     policies,
     reconcile,
+    report_log,
     serve,
     tenants,
     worker,
@@ -44,6 +45,7 @@ app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("doctor")(doctor.doctor)
 app.command("reconcile")(reconcile.reconcile)
+app.command("report-log")(report_log.report_log)
 app.command("conformance")(conformance.conformance)
 app.add_typer(config.app, name="config")
 app.add_typer(tenants.app, name="tenants")
