@@ -163,11 +163,14 @@ async def _sums(database: Database, tenant_id: str, dims: str, step: str) -> Sum
     columns = ", ".join(["s.environment", "n.code", *(f"n.{name}" for name in _GROUPS[dims])])
     joined = (
         "JOIN series n ON n.id = r.series_id AND n.set_id = r.set_id JOIN series_sets s ON s.id = r.set_id "
-        f"WHERE s.tenant_id = :tenant AND s.dims = :dims"
+        "WHERE s.tenant_id = :tenant AND s.dims = :dims"
     )
     measures = ", ".join(f"sum(r.{name})" for name in _MEASURES)
     of_all = f"SELECT {columns}, {measures} FROM rollup_{step} r {joined} GROUP BY {columns}"
-    of_units = f"SELECT {columns}, r.unit, sum(r.cost) FROM rollup_units r {joined} AND r.step = :step GROUP BY {columns}, r.unit"
+    of_units = (
+        f"SELECT {columns}, r.unit, sum(r.cost) FROM rollup_units r {joined} AND r.step = :step "
+        f"GROUP BY {columns}, r.unit"
+    )
     sums: Sums = Counter()
     async with database.read() as work:
         given = {"tenant": tenant_id, "dims": dims}
@@ -175,8 +178,9 @@ async def _sums(database: Database, tenant_id: str, dims: str, step: str) -> Sum
             group = tuple(row)[: -len(_MEASURES)]
             for measure, amount in zip(_MEASURES, tuple(row)[len(group) :], strict=True):
                 sums[(*group, measure)] += int(amount)
-        for *group, unit, cost in await work.connection.execute(text(of_units), {**given, "step": step}):
-            sums[(*group, f"unit:{unit}")] += int(cost)
+        for row in await work.connection.execute(text(of_units), {**given, "step": step}):
+            *place, unit, cost = tuple(row)
+            sums[(*place, f"unit:{unit}")] += int(cost)
     return +sums
 
 

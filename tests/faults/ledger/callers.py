@@ -35,10 +35,12 @@ class Callers:
     async def run(self) -> None:
         """Returns once ``stop`` was called and every caller has its last answer. Raises what a wrong answer deserves."""
         headers = {"Authorization": f"Bearer {self._tenant.service_key}"}
-        async with httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT_SECONDS) as client:
-            async with asyncio.TaskGroup() as callers:
-                for number in range(CALLERS):
-                    callers.create_task(self._call(client, random.Random(f"caller {self._seed} {number}")))
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT_SECONDS) as client,
+            asyncio.TaskGroup() as callers,
+        ):
+            for number in range(CALLERS):
+                callers.create_task(self._call(client, random.Random(f"caller {self._seed} {number}")))
 
     def stop(self) -> None:
         """Asks nothing new."""
@@ -114,9 +116,11 @@ class Callers:
         for question in questions[:1]:
             bodies = [{"events": [_event(question)]}] * 2
             receipts = await asyncio.gather(*(self._post(client, dice, "/v1/report", body) for body in bodies))
-            if any(receipt is not None for receipt in receipts):
-                assert question.told is not None
-                question.told.sure = True
+            for receipt in receipts:
+                if receipt is not None:
+                    assert receipt["accepted"] + receipt["duplicates"] == 1, receipt
+                    assert question.told is not None
+                    question.told.sure = True
 
     async def _settle(self, client: httpx2.AsyncClient, dice: random.Random) -> None:
         """Tells the true cost of a reservation, with its result."""

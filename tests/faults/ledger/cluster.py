@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
-from sqlalchemy import text
 
 from apishield.bootstrap import load_secrets, open_database, system_clock
 from apishield.settings import Settings
@@ -22,7 +21,7 @@ from apishield.stores.kafka.topics import stream_of
 from apishield.stores.spool.files import spools_in
 from apishield.stores.sql.database import Database
 from tests.faults.ledger.schedule import Fault
-from tests.faults.ledger.targets import FAST, Node, is_read, taken, told
+from tests.faults.ledger.targets import FAST, Node, is_read, results_waiting, taken, told
 from tests.support.kafka import KafkaServer
 from tests.support.processes import Reaper, ServerProcess, wait_until
 from tests.support.services import PostgresServer
@@ -151,11 +150,7 @@ class KafkaTarget:
         positions = await taken(database)
         if any(positions.get(stream, 0) < end for stream, end in ends.items()):
             return False
-        async with database.read() as work:
-            waiting = await work.connection.scalar(
-                text("SELECT count(*) FROM ledger_pending WHERE tenant_id = :tenant"), {"tenant": tenant_id}
-            )
-        return not waiting
+        return not await results_waiting(database, tenant_id)
 
     def logs(self) -> str:
         """What the processes said."""

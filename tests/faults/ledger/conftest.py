@@ -1,4 +1,4 @@
-"""How many seeds are run: a few in ``make test``, ``FAULT_SEEDS`` of them in ``make faults``, ``FAULT_SEED`` alone to repeat it.
+"""How many seeds are run: a few in ``make test``, ``FAULT_SEEDS`` of them in ``make faults``, or ``FAULT_SEED``, that one.
 
 ``make faults`` notes which seeds passed, and goes on behind them when it is started again.
 """
@@ -17,10 +17,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if "FAULT_SEED" in os.environ:
         seeds = [int(os.environ["FAULT_SEED"])]
+    elif "FAULT_SEEDS" in os.environ:
+        wanted = range(int(os.environ["FAULT_SEEDS"]))
+        passed = _passed(metafunc.config, metafunc.module.__name__)
+        seeds = [seed for seed in wanted if seed not in passed] or list(wanted)  # all of them passed: once more
     else:
-        count = int(os.environ.get("FAULT_SEEDS", metafunc.module.SEEDS))
-        passed = _passed(metafunc.config, metafunc.module.__name__) if "FAULT_SEEDS" in os.environ else set()
-        seeds = [seed for seed in range(count) if seed not in passed]
+        seeds = list(range(metafunc.module.SEEDS))
     metafunc.parametrize("seed", seeds)
 
 
@@ -31,9 +33,10 @@ def pytest_runtest_makereport(
     """Notes which seeds passed, and says how a failed one is repeated."""
     report = yield
     if report.when == "call" and isinstance(item, pytest.Function) and "seed" in item.fixturenames:
-        seed, module = item.callspec.params["seed"], item.module.__name__
+        seed, module = int(str(item.callspec.params["seed"])), item.module.__name__
         if report.passed:
             passed = _passed(item.config, module) | {seed}
+            assert item.config.cache is not None
             item.config.cache.set(_place(module), sorted(passed))
         elif report.failed:
             path = module.replace(".", "/")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from sqlalchemy import text
+
 from apishield.bootstrap import SPOOL_DIRECTORY, load_secrets, open_database, system_clock
 from apishield.settings import Settings
 from apishield.stores.spool import SpoolReader
@@ -134,7 +136,9 @@ class SqliteTarget:
     async def is_drained(self, database: Database, tenant_id: str) -> bool:
         positions = await taken(database)
         root = self._node.spools
-        return all(is_read(root, spool, positions.get(f"spool:{spool_name(spool)}", 0)) for spool in spools_in(root))
+        return not await results_waiting(database, tenant_id) and all(
+            is_read(root, spool, positions.get(f"spool:{spool_name(spool)}", 0)) for spool in spools_in(root)
+        )
 
     def logs(self) -> str:
         return told(self._node.service.log)
@@ -147,6 +151,13 @@ async def taken(database: Database) -> dict[str, int]:
     """Up to where the ledger has taken each stream."""
     async with database.read() as work:
         return {stream: position for stream, position, _ in await Positions(work.connection).all()}
+
+
+async def results_waiting(database: Database, tenant_id: str) -> bool:
+    """Whether results wait for their decisions, which came later. The ledger looks for them again from time to time."""
+    async with database.read() as work:
+        statement = text("SELECT count(*) FROM ledger_pending WHERE tenant_id = :tenant")
+        return bool(await work.connection.scalar(statement, {"tenant": tenant_id}))
 
 
 def is_read(spools: Path, spool: int, position: int) -> bool:
