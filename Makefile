@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 PYTEST_FLAGS ?= -n auto --dist loadscope
+FAULT_SEEDS ?= 200
 
 .PHONY: help
 help: ## List what can be made
@@ -14,6 +15,10 @@ run: ## Start the service on http://localhost:8000 (APISHIELD_PORT=… APISHIELD
 .PHONY: test
 test: dev ## Run all tests, with throwaway Redis and PostgreSQL
 	@exec .venv/bin/pytest $(PYTEST_FLAGS)
+
+.PHONY: faults
+faults: dev ## Kill what keeps the ledger, 200 times each way; goes on where it was stopped (FAULT_SEEDS=20 for fewer)
+	@FAULT_SEEDS=$(FAULT_SEEDS) exec .venv/bin/pytest -v --maxfail=3 --durations=5 tests/faults/ledger
 
 .PHONY: check
 check: lint test ## Everything a change must pass: lint, types, layers, tests
