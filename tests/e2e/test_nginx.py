@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,60 +10,23 @@ import httpx2
 import pytest
 
 from apishield import APIShield
-from tests.support.processes import free_port, wait_until
+from tests.support.nginx import Nginx
+from tests.support.processes import Reaper
 from tests.support.service import Service
-from tests.support.services import find_nginx
-
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "put-nginx-in-front.md"
 
 
 @pytest.fixture
 def nginx(
-    start_service: Callable[..., Service], tmp_path: Path, request: pytest.FixtureRequest
+    start_service: Callable[..., Service], reaper: Reaper, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[str, APIShield]]:
     """The address of Nginx, and an owner of the tenant whose key it has. A parameter is settings of the service."""
-    binary = find_nginx()
     service = start_service(**getattr(request, "param", {}))
-    with APIShield(service.url) as anonymous:
-        made = anonymous.create_tenant("Behind Nginx")
-    assert made.api_key is not None
-    assert made.api_key.key is not None
-    api_port, port = free_port(), free_port()
-    found = re.search(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found is not None
-    configuration = (
-        found.group(1)
-        .replace("127.0.0.1:8000", service.url.removeprefix("http://").replace("localhost", "127.0.0.1"))
-        .replace("127.0.0.1:9000", f"127.0.0.1:{api_port}")
-        .replace("listen 8080", f"listen 127.0.0.1:{port}")
-        .replace("sk_live_...", made.api_key.key)
-    )
-    temporary = "\n".join(
-        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    api = f"server {{ listen 127.0.0.1:{api_port}; location / {{ default_type text/plain; return 200 'the API'; }} }}"
-    whole = (
-        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; {temporary}\n{configuration}\n{api} }}\n"
-    )
-    (tmp_path / "nginx.conf").write_text(whole)
-    process = subprocess.Popen([binary, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(url), "Nginx")
-        with APIShield(service.url, token=made.token, api_key=made.api_key.key) as owner:
-            yield url, owner
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        httpx2.get(url, timeout=1)
-    except httpx2.TransportError:
-        return False
-    return True
+    made = service.sign_up("Behind Nginx")
+    service_key = made["api_key"]["key"]
+    server = Nginx(reaper, tmp_path, service, service_key)
+    with APIShield(service.url, token=made["token"], api_key=service_key) as owner:
+        yield server.url, owner
+    server.kill()
 
 
 async def test_nginx_lets_through_up_to_the_limit_and_says_the_rest_in_true_statuses(

@@ -22,7 +22,7 @@ _KEY = "APISHIELD_API_KEY"
 def report_log(
     log_file: Annotated[
         Path | None,
-        typer.Argument(metavar="[LOG]", help="The access log. It need not be there yet.", show_default=False),
+        typer.Argument(metavar="LOG", help="The access log. It need not be there yet.", show_default=False),
     ] = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Read lines from standard input instead.")] = False,
     url: Annotated[str, typer.Option(help="Where APIShield runs.", envvar="APISHIELD_URL")] = "http://localhost:8000",
