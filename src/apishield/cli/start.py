@@ -35,6 +35,7 @@ _PERMANENT = (
     "not permitted to log in",
     "unsupported frontend protocol",
 )
+_LOCKED = "database is locked"
 
 log = structlog.get_logger("apishield.start")
 
@@ -126,10 +127,12 @@ async def prepare_patiently(settings: Settings) -> Prepared:
             said = answer(error.__cause__) if isinstance(error.__cause__, SQLAlchemyError) else error.detail
             if error.code == "storage_full":
                 raise APIShieldError(_describe(settings, said, "Free some space and start again.")) from None
-            if settings.sqlite or any(words in said for words in _PERMANENT):
+            is_locked = settings.sqlite and _LOCKED in said  # by a ledger process that outlives its node for a moment
+            if (settings.sqlite and not is_locked) or any(words in said for words in _PERMANENT):
                 raise ConfigurationError(_describe(settings, said, "Mend that, or the URL.")) from None
             if time.monotonic() + pause_seconds > deadline:
-                waited = f"Waited {settings.startup_timeout_seconds} s. Start it, or mend the URL."
+                fix = "End whatever holds it." if is_locked else "Start it, or mend the URL."
+                waited = f"Waited {settings.startup_timeout_seconds} s. {fix}"
                 raise APIShieldError(_describe(settings, said, waited)) from None
             left = round(deadline - time.monotonic())
             log.warning("the database can't be reached yet", answer=said, gives_up_in_seconds=left)
