@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -86,10 +87,12 @@ class Node:
                 self.service.terminate()
             case _:
                 raise ValueError(fault)
-        if not self.service.running:
-            self.service.start()
+        if self.service.running:
+            return
         if fault is Fault.FROZEN_LEDGER:
-            _signal(ledger, signal.SIGCONT)
+            self._start_beside(ledger)
+        else:
+            self.service.start()
 
     def close(self) -> None:
         """Ends both, as a crash would."""
@@ -98,6 +101,19 @@ class Node:
         for pid in self._ledgers:
             _signal(pid, signal.SIGCONT)
             _signal(pid, signal.SIGKILL)
+
+    def _start_beside(self, frozen: int | None) -> None:
+        """Starts the node, and thaws its last ledger process once it is up, or waits for the database that that one holds."""
+        known = len(self.service.log)
+        with ThreadPoolExecutor(1) as thread:
+            starting = thread.submit(self.service.start)
+            try:
+                wait_until(
+                    lambda: starting.done() or "can't be reached yet" in self.service.log[known:], "the node to start"
+                )
+            finally:
+                _signal(frozen, signal.SIGCONT)
+            starting.result()
 
     def _ledger(self) -> int | None:
         """Its ledger process; none where it is just being started anew."""
