@@ -108,12 +108,16 @@ def _requests(draw: st.DrawFn) -> bytes:
     length = len(body) + draw(st.sampled_from([0, 0, 0, 0, -1, 1]))
     said = b"" if b"chunked" in more else b"content-length: %d\r\n" % max(0, length)
     sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if b"chunked" in more and body else body
-    return draw(_lines) + b" HTTP/1.1\r\nhost: a\r\n" + said + more + b"\r\n" + sent
+    blank = draw(st.sampled_from([b"", b"", b"", b"\r\n", b"\r\n\r\n", b"\n"]))
+    return blank + draw(_lines) + b" HTTP/1.1\r\nhost: a\r\n" + said + more + b"\r\n" + sent
+
+
+_strays = st.sampled_from([b"\r\n\r\n", b"\r\n\r\n{}", b"\r\n", b"\r\n\r\n\r\n\r\n"])
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    requests=st.lists(_requests(), min_size=1, max_size=4),
+    requests=st.lists(_requests() | _strays, min_size=1, max_size=4),
     times=st.integers(1, 4),
     cuts=st.lists(st.integers(1, 400), max_size=4),
     together=st.booleans(),
@@ -128,6 +132,15 @@ def test_whatever_comes_in_whatever_pieces_is_taken_as_the_parser_takes_it(
         chunks = [whole[start:end] for start, end in pairwise(bounds)]
     with_heads = asyncio.run(talk(KnownHeads(), chunks))
     assert with_heads == asyncio.run(talk(NoHeads(), chunks))
+
+
+def test_blank_lines_between_requests_are_nobodys_head() -> None:
+    heads = KnownHeads()
+    victim = b"POST /now HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a\r\ncontent-length: 2\r\n\r\n{}"
+    asyncio.run(talk(heads, [victim, b"\r\n\r\n\r\n"]))
+    asked, sent = asyncio.run(talk(heads, [b"\r\n\r\n{}"]))
+    assert asked == []
+    assert sent.startswith(b"HTTP/1.1 400")
 
 
 def test_a_client_that_repeats_its_head_is_known_by_it() -> None:

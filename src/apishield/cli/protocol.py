@@ -134,8 +134,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.cycle = cycle  # type: ignore[assignment]
                 self._answer(cycle, data[end:])
                 return
+        before: object = self.cycle
         self._parse(data)
-        if between_messages and not self._message_open:
+        if between_messages and not self._message_open and self.cycle is not before:
             self._learn(data)
 
     def _parse(self, data: bytes) -> None:
@@ -150,10 +151,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._wait(HEAD_TIMEOUT_SECONDS if self._head_open else BODY_TIMEOUT_SECONDS)
 
     def _learn(self, data: bytes) -> None:
-        """Remembers the head in ``data``, if that was one whole request to a direct route."""
+        """Remembers the head in ``data``, if that was one whole request to a direct route and nothing else.
+
+        The parser passes over blank lines in front of a request: what it made of those with others is never remembered.
+        """
         cycle: object = self.cycle
+        if type(cycle) is not DirectCycle or not cycle.keep_alive:
+            return
         end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
-        if type(cycle) is DirectCycle and cycle.keep_alive and len(data) - end == cycle.size:
+        line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        if data.startswith(line) and len(data) - end == cycle.size:
             self._heads.learn(data[:end], cycle.route, cycle.headers, cycle.size)
 
     def on_message_begin(self) -> None:
