@@ -29,6 +29,7 @@ from apishield.stores.sql.ledger.tables import (
 
 Order = Literal["requests", "error_rate"]
 Groups = Sequence[Group]
+_Wanted = tuple[int, Selection, tuple[Column, ...], tuple[Group, ...] | None]
 
 _TABLES = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
 _STATUSES = ("status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx")
@@ -47,6 +48,7 @@ class RollupReader:
         self._tenant_id = tenant_id
         self._environment = environment
         self._set_ids: dict[str, int] | None = None
+        self._ids: dict[_Wanted, list[int] | None] = {}  # a reader has one moment: what was looked up stays true
 
     async def _set_id(self, dims: Dims) -> int | None:
         """The one place of tenancy: every query below is bound to a set that was found here."""
@@ -154,13 +156,18 @@ class RollupReader:
         days = next((part for part in plan.segments if part.step is Step.DAY), None)
         if days is None or days.end_s - days.start_s < _MANY_DAYS_S or plan.selection != Selection():
             return False
-        last = (rollup_day.c.set_id == set_id, rollup_day.c.bucket == days.end_s - 2 * Step.DAY.seconds)
+        last = (rollup_day.c.set_id == set_id, rollup_day.c.bucket == _late_day(plan))
         there = await self.connection.scalar(select(func.count()).select_from(rollup_day).where(*last))
         known = await self.connection.scalar(select(func.count()).select_from(series).where(series.c.set_id == set_id))
         return bool(there and known) and int(there or 0) >= _DENSE * int(known or 0)
 
     async def _keys_there(self, set_id: int, plan: Plan) -> int:
-        """As ``active_keys``, by looking for each key until it is found."""
+        """As ``active_keys``: most are there on one late day, and each of the others is looked for until it is found."""
+        columns = rollup_day.c
+        late = select(columns.series_id).where(
+            columns.set_id == set_id, columns.bucket == _late_day(plan), columns.requests > 0
+        )
+        seen = late.subquery("seen")
         found = [
             exists().where(
                 table.c.set_id == set_id,
@@ -172,8 +179,9 @@ class RollupReader:
             for table in (_TABLES[part.step],)
         ]
         statement = select(func.count(series.c.key_id.distinct())).where(
-            series.c.set_id == set_id, series.c.key_id != "", or_(*found)
+            series.c.set_id == set_id, series.c.key_id != "", or_(seen.c.series_id.is_not(None), *found)
         )
+        statement = statement.outerjoin_from(series, seen, seen.c.series_id == series.c.id)
         return int(await self.connection.scalar(statement) or 0)
 
     async def groups_after(self, plan: Plan, by: Sequence[Column], after: Group | None, limit: int) -> list[Group]:
@@ -209,7 +217,13 @@ class RollupReader:
         if set_id is None or not plan.segments:
             return None
         known = [*_of_series(set_id, plan.selection), *_of_groups(by, groups)]
-        sought = await self._sought(known) if len(known) > 1 else None
+        sought = None
+        if len(known) > 1:
+            names = () if groups is None else tuple(name for name in by if name != "middle")
+            wanted = (set_id, plan.selection, names, None if groups is None else tuple(groups))
+            if wanted not in self._ids:
+                self._ids[wanted] = await self._sought(known)
+            sought = self._ids[wanted]
         if sought == []:
             return None
         parts = [
@@ -224,6 +238,12 @@ class RollupReader:
         statement = select(series.c.id).where(*known).limit(_MOST_SOUGHT_SERIES + 1)
         ids = list(await self.connection.scalars(statement))
         return ids if len(ids) <= _MOST_SOUGHT_SERIES else None
+
+
+def _late_day(plan: Plan) -> int:
+    """The start of the last day but one: the last may be today, which has only begun."""
+    days = next(part for part in plan.segments if part.step is Step.DAY)
+    return max(days.start_s, days.end_s - 2 * Step.DAY.seconds)
 
 
 def _of_series(set_id: int, selection: Selection) -> list[ColumnElement[bool]]:
