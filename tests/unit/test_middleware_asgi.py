@@ -270,6 +270,22 @@ async def test_the_lifespan_and_unknown_kinds_pass_untouched(service: FakeServic
     assert service.checks == []
 
 
+async def test_a_file_that_the_server_sends_by_itself_is_reported_with_its_size(
+    service: FakeService, protect: Protect
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 206, "headers": [(b"Content-Length", b"1234")]})
+        await send({"type": "http.response.pathsend", "path": "/srv/film.mp4"})
+
+    async def ignore(message: Any) -> None: ...
+
+    protected = protect(app)
+    scope = {"type": "http", "method": "GET", "path": "/film.mp4", "headers": [], "client": ("198.51.100.7", 1)}
+    await protected(scope, ignore, ignore)  # type: ignore[arg-type]
+    await protected.protection.guard.close()
+    assert [(report["status"], report["bytes"]) for report in service.reports] == [(206, 1234)]
+
+
 async def test_a_client_that_goes_away_ends_its_request_and_is_reported(service: FakeService, protect: Protect) -> None:
     entered = asyncio.Event()
 

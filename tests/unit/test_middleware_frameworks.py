@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
@@ -117,8 +119,18 @@ async def test_a_dependency_without_the_middleware_says_what_is_missing(service:
 def hello(environ: dict[str, Any], start_response: Any) -> Any:
     if environ["PATH_INFO"] == "/broken":
         raise LookupError("mine")
-    start_response("200 OK", [("Content-Type", "text/plain"), ("X-RateLimit-Limit", "7")])
+    write = start_response("200 OK", [("Content-Type", "text/plain"), ("X-RateLimit-Limit", "7")])
+    if environ["PATH_INFO"] == "/written":
+        write(b"hel")
+        return iter([b"lo"])
+    if environ["PATH_INFO"] == "/broken-stream":
+        return broken_stream()
     return iter([b"hel", b"lo"])
+
+
+def broken_stream() -> Iterator[bytes]:
+    raise LookupError("mine")
+    yield b""
 
 
 @pytest.fixture
@@ -171,11 +183,20 @@ async def test_a_wsgi_app_is_not_called_for_what_is_refused(
     assert (head.status_code, head.content) == (429, b"")
 
 
-async def test_a_wsgi_apps_error_stays_its_own_and_is_reported_as_500(
+async def test_what_a_wsgi_app_writes_by_itself_is_counted_too(
     service: FakeService, wsgi_app: wsgi.RateLimitMiddleware
 ) -> None:
+    await blocking(werkzeug.test.Client(wsgi_app).get, "/written", buffered=True)
+    await blocking(wsgi_app.protection.close)
+    assert [(report["status"], report["bytes"]) for report in service.reports] == [(200, 5)]
+
+
+@pytest.mark.parametrize("path", ["/broken", "/broken-stream"])
+async def test_a_wsgi_apps_error_stays_its_own_and_is_reported_as_500(
+    service: FakeService, wsgi_app: wsgi.RateLimitMiddleware, path: str
+) -> None:
     with pytest.raises(LookupError, match="mine"):
-        await blocking(ask, wsgi_app, "GET", "/broken")
+        await blocking(ask, wsgi_app, "GET", path)
     await blocking(wsgi_app.protection.close)
     assert [report["status"] for report in service.reports] == [500]
 
@@ -232,7 +253,7 @@ async def test_a_flask_app_is_protected_by_one_line(
 
 @pytest.fixture(scope="module")
 def django_urls() -> None:
-    from django.http import HttpResponse, StreamingHttpResponse
+    from django.http import FileResponse, HttpResponse, StreamingHttpResponse
     from django.urls import path
 
     from apishield.integrations.django import require_scopes
@@ -248,15 +269,43 @@ def django_urls() -> None:
     def streaming(request: Any) -> Any:
         def words() -> Iterator[str]:
             yield "hello"
-            request.apishield.settle({"tokens": 3})  # by then Django has long reported the response
+            request.apishield.settle({"tokens": 3})
 
         return StreamingHttpResponse(words())
+
+    def streamed(request: Any) -> Any:
+        return StreamingHttpResponse(iter(["hel", "lö"]))
+
+    async def streamed_async(request: Any) -> Any:
+        async def words() -> AsyncIterator[str]:
+            yield "hel"
+            yield "lö"
+
+        return StreamingHttpResponse(words())
+
+    def broken_stream(request: Any) -> Any:
+        return StreamingHttpResponse(part for part in broken())
+
+    def broken() -> Iterator[str]:
+        raise LookupError("mine")
+        yield ""
+
+    def raising(request: Any) -> Any:
+        raise LookupError("mine")
+
+    def file(request: Any) -> Any:
+        return FileResponse(io.BytesIO(b"hello!"))
 
     urls = ModuleType("apishield_test_urls")
     urls.urlpatterns = [  # type: ignore[attr-defined]
         path("sync", synchronous),
         path("async", asynchronous),
         path("stream", streaming),
+        path("streamed", streamed),
+        path("streamed-async", streamed_async),
+        path("broken-stream", broken_stream),
+        path("raising", raising),
+        path("file", file),
     ]
     sys.modules[urls.__name__] = urls
     settings.configure(
@@ -269,10 +318,10 @@ def django_urls() -> None:
     django.setup()
 
 
-async def ask_asgi(app: Any, path: str) -> httpx2.Response:
+async def ask_asgi(app: Any, path: str, method: str = "DELETE") -> httpx2.Response:
     transport = httpx2.ASGITransport(app, client=("198.51.100.7", 1))
     async with httpx2.AsyncClient(transport=transport, base_url="http://api.test") as client:
-        return await client.delete(path)
+        return await client.request(method, path)
 
 
 @pytest.mark.parametrize("server", ["wsgi", "asgi"])
@@ -316,3 +365,42 @@ async def test_a_django_view_settles_at_the_end_of_a_stream(service: FakeService
         while not any("cost" in report for report in service.reports):
             await asyncio.sleep(0.01)
     assert [report["cost"] for report in service.reports if "cost" in report] == [{"tokens": 3}]
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+@pytest.mark.parametrize("server", ["wsgi", "asgi"])
+@pytest.mark.parametrize(
+    ("path", "status", "size_bytes"),
+    [
+        ("/streamed", 200, 6),
+        ("/streamed-async", 200, 6),
+        ("/broken-stream", 500, 0),
+        ("/raising", 500, None),
+        ("/file", 200, 6),
+    ],
+)
+async def test_what_django_answers_is_reported_when_it_has_ended(
+    service: FakeService,
+    django_urls: None,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    path: str,
+    status: int,
+    size_bytes: int | None,
+) -> None:
+    monkeypatch.setattr("apishield.integrations.service.FLUSH_SECONDS", 0.01)
+    from django.core.handlers.asgi import ASGIHandler
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.test import override_settings
+
+    with override_settings(APISHIELD=options_of(service)), contextlib.suppress(LookupError):
+        if server == "asgi":
+            await ask_asgi(ASGIHandler(), path, "GET")
+        else:
+            await blocking(ask, WSGIHandler(), "GET", path)
+    async with asyncio.timeout(10):
+        while not service.reports:
+            await asyncio.sleep(0.01)
+    (report,) = service.reports
+    assert report["status"] == status
+    assert size_bytes is None or report["bytes"] == size_bytes

@@ -18,6 +18,7 @@ from apishield.core.refusals import PROBLEM_MEDIA_TYPE, refusal_body
 from apishield.errors import PROBLEMS
 from apishield.integrations.callers import Incoming
 
+CLIENT_CLOSED_REQUEST = 499  # nobody's standard, but what Nginx made everyone's word for it
 DEGRADED_HEADERS = {"X-APIShield-Degraded": "true"}
 
 # Headers that only make sense together: where the app sets one of a family, none of ours is added to it.

@@ -12,12 +12,12 @@ are not. The decision lies in ``scope["state"]["apishield"]`` (``request.state.a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter
 from typing import Any, Unpack
 
 from apishield.core.decision import Decision
-from apishield.integrations.answers import added_headers, refusal
+from apishield.integrations.answers import CLIENT_CLOSED_REQUEST, added_headers, refusal
 from apishield.integrations.callers import Incoming
 from apishield.integrations.protection import Protection, ProtectionOptions, RefusedError
 
@@ -28,7 +28,6 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATE_KEY = "apishield"
-CLIENT_CLOSED_REQUEST = 499  # nobody's standard, but what Nginx made everyone's word for it
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
@@ -107,12 +106,13 @@ class RateLimitMiddleware:
 class _Exchange:
     """One response on its way out: adds the decision's headers, and keeps what is to be reported."""
 
-    __slots__ = ("_decision", "_ended", "_send", "_started", "size_bytes", "status")
+    __slots__ = ("_decision", "_ended", "_headers", "_send", "_started", "size_bytes", "status")
 
     def __init__(self, decision: Decision, send: Send) -> None:
         self._decision, self._send = decision, send
         self._started = perf_counter()
         self._ended: float | None = None
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
         self.status: int | None = None
         self.size_bytes = 0
 
@@ -125,11 +125,15 @@ class _Exchange:
         match message["type"]:
             case "http.response.start" | "websocket.http.response.start":
                 self.status = message["status"]
+                self._headers = message.get("headers") or ()
                 message = {**message, "headers": self._with_ours(message)}
             case "http.response.body" | "websocket.http.response.body":
                 self.size_bytes += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._ended = perf_counter()
+            case "http.response.pathsend":  # the server sends a file by itself
+                self.size_bytes = _content_length(self._headers)
+                self._ended = perf_counter()
             case "websocket.accept":
                 self.status = 101
                 self._ended = perf_counter()  # the handshake is what was checked, not the conversation
@@ -158,6 +162,11 @@ async def _refuse(decision: Decision, incoming: Incoming, scope: Scope, receive:
         prefix = "websocket."
     await send({"type": f"{prefix}http.response.start", "status": status, "headers": _encoded(headers)})
     await send({"type": f"{prefix}http.response.body", "body": body})
+
+
+def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    given = next((value for name, value in headers if name.lower() == b"content-length"), b"")
+    return int(given) if given.isdigit() else 0
 
 
 def _encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

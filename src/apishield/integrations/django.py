@@ -9,7 +9,8 @@ Works under WSGI and ASGI. The decision is ``request.apishield``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import wraps
 from time import perf_counter
 from typing import Any
@@ -20,7 +21,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from apishield.core.decision import Decision
 from apishield.errors import ConfigurationError
-from apishield.integrations.answers import added_headers, refusal
+from apishield.integrations.answers import CLIENT_CLOSED_REQUEST, added_headers, refusal
 from apishield.integrations.blocking import BlockingProtection
 from apishield.integrations.callers import Incoming
 from apishield.integrations.protection import RefusedError
@@ -60,9 +61,13 @@ class RateLimitMiddleware:
         _attach(request, incoming, decision)
         if not decision.allowed:
             return _answer(decision, incoming)
-        started = perf_counter()
-        response = self._get_response(request)
-        self.protection.report(decision, response.status_code, perf_counter() - started, _size(response))
+        exchange = _Exchange(decision, self.protection.report)
+        try:
+            response = self._get_response(request)
+        except BaseException:  # Django makes answers of most
+            exchange.end(500)
+            raise
+        exchange.follow(response)
         return _with_ours(response, decision)
 
     async def _serve_asynchronously(self, request: HttpRequest) -> HttpResponseBase:
@@ -75,9 +80,18 @@ class RateLimitMiddleware:
         _attach(request, incoming, decision)
         if not decision.allowed:
             return _answer(decision, incoming)
-        started = perf_counter()
-        response = await self._get_response(request)
-        protection.report(decision, response.status_code, perf_counter() - started, _size(response))
+        loop = asyncio.get_running_loop()
+        # Django closes responses in a thread.
+        exchange = _Exchange(decision, lambda *report: loop.call_soon_threadsafe(protection.report, *report))
+        try:
+            response = await self._get_response(request)
+        except asyncio.CancelledError:
+            exchange.end(CLIENT_CLOSED_REQUEST)
+            raise
+        except BaseException:
+            exchange.end(500)
+            raise
+        exchange.follow(response)
         return _with_ours(response, decision)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
@@ -130,6 +144,65 @@ def _with_ours(response: HttpResponseBase, decision: Decision) -> HttpResponseBa
     return response
 
 
-def _size(response: HttpResponseBase) -> int:
-    """The length of the body; 0 where it is streamed, as it is not there yet."""
-    return 0 if response.streaming else len(getattr(response, "content", b""))
+class _Exchange:
+    """One response on its way out: reported when it is there or, where it is streamed, when it has ended."""
+
+    def __init__(self, decision: Decision, report: Callable[[Decision, int, float, int], object]) -> None:
+        self._decision, self._report = decision, report
+        self._started = perf_counter()
+        self._size_bytes = 0
+        self._ended = False
+
+    def end(self, status: int) -> None:
+        """Reports, once."""
+        if not self._ended:
+            self._ended = True
+            self._report(self._decision, status, perf_counter() - self._started, self._size_bytes)
+
+    def follow(self, response: HttpResponseBase) -> None:
+        """Reports ``response``; where it is streamed its parts are counted, and its end is when the server closes it."""
+        if not response.streaming:
+            self._size_bytes = len(getattr(response, "content", b""))
+            self.end(response.status_code)
+            return
+        if getattr(response, "file_to_stream", None) is not None:
+            # Its parts are left alone: the server may send it by a shorter way.
+            length = response.headers.get("Content-Length", "")
+            self._size_bytes = int(length) if length.isdecimal() else 0
+        elif response.is_async:
+            response.streaming_content = self._counted_asynchronously(response.streaming_content, response)
+        else:
+            response.streaming_content = self._counted(response.streaming_content, response)
+        close = response.close
+
+        def close_and_report() -> None:
+            try:
+                close()
+            finally:
+                self.end(response.status_code)
+
+        response.close = close_and_report
+
+    def _counted(self, parts: Iterable[bytes], response: HttpResponseBase) -> Iterator[bytes]:
+        try:
+            for part in parts:
+                self._size_bytes += len(part)
+                yield part
+        except Exception:
+            self._broke_off(response)
+            raise
+
+    async def _counted_asynchronously(
+        self, parts: AsyncIterable[bytes], response: HttpResponseBase
+    ) -> AsyncIterator[bytes]:
+        try:
+            async for part in parts:
+                self._size_bytes += len(part)
+                yield part
+        except Exception:
+            self._broke_off(response)
+            raise
+
+    def _broke_off(self, response: HttpResponseBase) -> None:
+        # Not every server closes such a response. Before the first part the headers have not left: it becomes a 500.
+        self.end(response.status_code if self._size_bytes else 500)

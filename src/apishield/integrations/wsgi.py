@@ -76,7 +76,13 @@ class _Exchange:
         """``start_response`` for the app."""
         self._status = int(status[:3])
         headers = [*headers, *added_headers(self._decision, [name.lower() for name, _ in headers])]
-        return self._start_response(status, headers, *exc_info)
+        write = self._start_response(status, headers, *exc_info)
+
+        def counted(part: bytes) -> object:
+            self._size_bytes += len(part)
+            return write(part)
+
+        return counted
 
     def end(self, status: int | None = None) -> None:
         """Reports, once."""
@@ -86,9 +92,14 @@ class _Exchange:
             self._protection.report(self._decision, status or self._status, seconds, self._size_bytes)
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self.body:
-            self._size_bytes += len(part)
-            yield part
+        try:
+            for part in self.body:
+                self._size_bytes += len(part)
+                yield part
+        except Exception:
+            # The headers leave with the first part: until then servers make a 500 of it.
+            self.end(None if self._size_bytes else 500)
+            raise
 
     def close(self) -> None:
         """Ends the response; servers call it in every case (PEP 3333)."""
