@@ -115,7 +115,7 @@ async def test_results_and_settlements_name_the_decision(node: Node, tenant: Ten
 
 
 async def test_the_spool_outlives_the_node(clock: ManualClock, tmp_path: Path) -> None:
-    async with running_node(tmp_path, clock) as running:
+    async with running_node(tmp_path, clock, ledger="off") as running:
         await (await running.tenant()).check()
     assert len(written(tmp_path)) == 1
 

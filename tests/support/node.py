@@ -94,11 +94,8 @@ async def running_node(
         database_url=database_url,
         redis_url=redis_url,
         secret=secret,
-        ledger="inline",
-        redis_timeout_ms=1000
-        if os.environ.get("CI")
-        else 250,  # loaded machines are slow; what fails over has its own tests
-        **more,
+        # Loaded machines are slow; what fails over has its own tests.
+        **{"ledger": "inline", "redis_timeout_ms": 1000 if os.environ.get("CI") else 250, **more},
     )
     await prepare(settings, clock=clock)
     runtime = await build(settings, clock=clock)

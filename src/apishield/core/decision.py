@@ -12,7 +12,9 @@ from apishield.core.records import Environment, Metadata
 Cost = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
 SettleWithin = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 CheckId = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+UnitName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$(?!\n)")]
+Costs = Annotated[dict[UnitName, Cost], msgspec.Meta(max_length=16)]
+"""Units by name: as limits may name them, and no more than anybody counts."""
 
 
 class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -28,7 +30,7 @@ class CheckRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     method: str | None = None
     path: str | None = None
     user_agent: str | None = None
-    cost: Cost | dict[Name, Cost] | None = None
+    cost: Cost | Costs | None = None
     scopes: list[str] | None = None
     country: str | None = None
     attributes: dict[str, str] | None = None

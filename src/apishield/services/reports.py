@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Protocol
 import msgspec
 import structlog
 
-from apishield.core.decision import Cost, Name
+from apishield.core.decision import Cost, Costs
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.events import ResultEvent
 from apishield.core.ports import Clock, EventLog
@@ -33,8 +33,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decision_id: Annotated[str, msgspec.Meta(max_length=100)]
     status: Annotated[int, msgspec.Meta(ge=100, le=599)]
     latency_ms: Annotated[float, msgspec.Meta(ge=0, le=86_400_000)]
-    bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] | None = None
-    cost: Cost | dict[Name, Cost] | None = None
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None = None
+    cost: Cost | Costs | None = None
 
 
 class Rejection(msgspec.Struct, frozen=True):
