@@ -220,6 +220,51 @@ def test_what_a_killed_process_half_made_or_half_removed_is_cleared_up(tmp_path:
     spools.close()
 
 
+def test_clearing_up_follows_no_link_and_stumbles_over_nothing(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (root / ".gone-1" / "below" / "further").mkdir(parents=True)
+    (root / ".gone-1" / "below" / "link").symlink_to(elsewhere)
+    (root / ".gone-2").symlink_to(elsewhere)
+    (root / ".gone-3").touch()
+    (root / ".gone-4").symlink_to(tmp_path / "nowhere")
+    (root / ".new-1").symlink_to(elsewhere)
+    spools = Spools(root, max_bytes=10**9)
+    assert spools.hold()
+    assert (elsewhere / "precious").exists()
+    assert sorted(path.name for path in root.iterdir()) == [".new-1", "drain.lock"]
+    spools.close()
+
+
+def test_nothing_that_lies_about_keeps_a_spool_from_being_removed(tmp_path: Path) -> None:
+    written(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / f".gone-{spool_name(SPOOL)}").symlink_to(elsewhere)
+    (tmp_path / spool_name(SPOOL) / "below").mkdir()
+    reader = SpoolReader(tmp_path, SPOOL)
+    position = read_all(reader)[1]
+    assert reader.read(position)[0].frames == []
+    assert reader.adopt()
+    reader.remove()
+    assert not (tmp_path / spool_name(SPOOL)).exists()
+    assert elsewhere.is_dir()
+
+
+def test_what_cannot_be_removed_is_said_and_keeps_nobody_from_draining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError("not yours")
+
+    (tmp_path / ".gone-1").mkdir()
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    spools = Spools(tmp_path, max_bytes=10**9)
+    assert spools.hold()
+    spools.close()
+
+
 def test_the_number_of_events_is_read_from_the_head_of_a_payload() -> None:
     buffer = bytearray()
     for number in (0, 1, 15, 16, 4096, 70_000):

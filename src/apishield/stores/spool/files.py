@@ -11,8 +11,14 @@ import fcntl
 import os
 import re
 import secrets as system_random
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger("apishield.spool")
 
 LOCK = "lock"
 _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
@@ -54,6 +60,11 @@ def take_lock(directory: int, *, create: bool = False) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def gone_name(spool: int) -> str:
+    """A name for the directory of a spool that is being removed; a new one each time, as nothing may stand in its way."""
+    return f".gone-{spool_name(spool)}-{system_random.token_hex(8)}"
 
 
 def make_spool(root: Path, spool: int) -> tuple[int, int]:
@@ -119,9 +130,19 @@ def _all_segments(root: Path) -> Iterator[tuple[int, int]]:
                 os.close(directory)
 
 
-def remove_tree(path: Path) -> None:
-    """Removes a directory of plain files."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in list(path.iterdir()):
-            entry.unlink()
-        path.rmdir()
+def remove_tree(path: Path) -> bool:
+    """Removes whatever lies at ``path``, of a link the link only. Returns ``False`` where something could not be removed.
+
+    It does not raise: what nobody needs any more must keep nobody from their work.
+    """
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path)  # follows no link, not even one that is put there meanwhile
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.warning("spool.not_removed", path=str(path), error=str(error))
+        return False
+    return True

@@ -16,6 +16,7 @@ import structlog
 
 from apishield.core.events import Frame, SpoolPart
 from apishield.stores.spool.files import (
+    gone_name,
     open_directory,
     open_file,
     remove_tree,
@@ -117,7 +118,7 @@ class SpoolReader:
         """Deletes the spool, all of which was taken. It must be ``orphaned``."""
         assert self._lock is not None, "a living process writes to it"
         path = self._root / spool_name(self.spool)
-        gone = self._root / f".gone-{spool_name(self.spool)}"
+        gone = self._root / gone_name(self.spool)
         path.rename(gone)  # at once, so that nobody finds half of it
         remove_tree(gone)
         self.stats.removed_spools += 1

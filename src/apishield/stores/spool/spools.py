@@ -148,8 +148,10 @@ class Spools:
             with contextlib.suppress(OSError), _Directory(path) as directory:
                 lock = take_lock(directory)
                 if lock is not None:
-                    remove_tree(path)
-                    os.close(lock)
+                    try:
+                        remove_tree(path)
+                    finally:
+                        os.close(lock)
 
 
 class _Directory:
