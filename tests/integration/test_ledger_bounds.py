@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from apishield.core.events import DecisionEvent
 from apishield.services import ledger_names
 from apishield.services.ledger import LedgerService
 from apishield.services.ledger_batch import RecentDecisions
@@ -44,6 +45,40 @@ async def test_made_up_paths_count_as_other_beyond_the_ceiling_and_the_catalogue
     assert found == {"/worda": 2, "/wordb": 2, "/wordc": 2, "(other)": 7, "/catalogued": 1}
     assert (await same_everywhere(database))["requests"] == 14
     assert next_one.stats.other_series > 0
+
+
+async def test_refused_checks_claim_no_endpoint_and_each_day_has_room_again(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_names, "ENDPOINTS_PER_TENANT", 2)
+    ledger = LedgerService(database, clock)
+
+    def made_up(number: int, path: str, code: str = "ok") -> DecisionEvent:
+        return decision(number, flags=0, endpoint=None, path=path, code=code, at_us=clock.now_us)
+
+    await take(ledger, *[made_up(n, f"/word{'abcdefgh'[n]}", "key_malformed") for n in range(8)])
+    await take(ledger, made_up(10, "/orders"), made_up(11, "/orders", "rate_limited"), made_up(12, "/teas"))
+    await take(ledger, made_up(13, "/late"))
+    assert await endpoints(database) == {"(other)": 9, "/orders": 2, "/teas": 1}
+    clock.advance(86_400)
+    await take(LedgerService(database, clock), made_up(20, "/late"))
+    await take(ledger, made_up(21, "/late"))
+    assert (await endpoints(database))["/late"] == 2
+
+
+async def test_units_beyond_the_ceiling_count_as_other_and_those_that_have_a_name_keep_it(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_names, "UNITS_PER_TENANT", 2)
+    await take(LedgerService(database, clock), decision(1, units={"a": 1}), decision(2, units={"b": 2}))
+    next_one = LedgerService(database, clock)  # knows from the tables what has a name already
+    await take(next_one, decision(3, units={"a": 10, "c": 20, "d": 30}), decision(4, units={"b\0": 5}))
+    found = await rows(
+        database,
+        "SELECT unit, sum(u.cost) FROM rollup_units u JOIN series_sets s ON s.id = u.set_id "
+        "WHERE s.dims = 'tenant' AND step = 'day' GROUP BY unit ORDER BY unit",
+    )
+    assert [(unit, int(cost)) for unit, cost in found] == [("(other)", 55), ("a", 11), ("b", 2)]
 
 
 async def test_the_most_detailed_series_of_an_hour_are_bounded_and_all_others_stay_exact(

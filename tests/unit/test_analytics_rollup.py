@@ -205,10 +205,10 @@ def test_an_endpoint_without_a_template_is_named_after_its_path() -> None:
 
 
 def test_an_endpoint_that_is_not_admitted_is_counted_as_other_and_asked_for_once() -> None:
-    asked: list[tuple[str, str, str]] = []
+    asked: list[tuple[str, str, str, bool]] = []
 
-    def known(tenant_id: str, method: str, endpoint: str) -> bool:
-        asked.append((tenant_id, method, endpoint))
+    def known(tenant_id: str, method: str, endpoint: str, admitted: bool) -> bool:
+        asked.append((tenant_id, method, endpoint, admitted))
         return endpoint == "/known"
 
     aggregator = Aggregator(known)
@@ -223,7 +223,7 @@ def test_an_endpoint_that_is_not_admitted_is_counted_as_other_and_asked_for_once
         if series.dims is Dims.ENDPOINT
     }
     assert found == {"/known": 2, OTHER: 6, "/orders/{order}": 1}
-    assert asked == [("ten_1", "GET", path) for path in ("/known", "/one", "/two")]
+    assert asked == [("ten_1", "GET", path, True) for path in ("/known", "/one", "/two")]
 
 
 def test_a_template_is_not_mistaken_for_a_path_that_looks_like_it() -> None:

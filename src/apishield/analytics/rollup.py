@@ -194,15 +194,16 @@ class _Cell(NamedTuple):
 class Aggregator:
     """Sums the events of one intake.
 
-    ``known_endpoint(tenant_id, method, endpoint)`` says whether an endpoint that no catalogue names has a series of its own;
-    where it says no the endpoint is counted as ``OTHER``. It is asked once for each.
+    ``known_endpoint(tenant_id, method, endpoint, admitted)`` says whether an endpoint that no catalogue names has a series of
+    its own; where it says no the endpoint is counted as ``OTHER``. It is asked once for each, and once more for decisions that
+    were refused, which should claim no series: whoever has no key could fill them all.
     """
 
-    def __init__(self, known_endpoint: Callable[[str, str, str], bool] = lambda *_: True) -> None:
+    def __init__(self, known_endpoint: Callable[[str, str, str, bool], bool] = lambda *_: True) -> None:
         self._known_endpoint = known_endpoint
         self._cells: dict[tuple[object, ...], _Cell] = {}
         self._names: dict[str | None, str] = {}
-        self._admitted: dict[tuple[str, str, str], bool] = {}
+        self._known: dict[tuple[str, str, str, bool], bool] = {}
 
     def cells(self) -> Iterator[tuple[Series, int, Measures]]:
         """All that was added, in the most detailed grouping set: series, start of the minute, measures.
@@ -332,7 +333,7 @@ class Aggregator:
         method = event.method or ""
         if method and method not in METHODS:
             method = OTHER
-        if endpoint and not event.flags & CATALOGUED and not self._admits(event.tenant_id, method, endpoint):
+        if endpoint and not event.flags & CATALOGUED and not self._knows(event, method, endpoint):
             endpoint = OTHER
         return Series(
             event.tenant_id,
@@ -346,11 +347,11 @@ class Aggregator:
             _country(event.country),
         )
 
-    def _admits(self, tenant_id: str, method: str, endpoint: str) -> bool:
-        asked = (tenant_id, method, endpoint)
-        known = self._admitted.get(asked)
+    def _knows(self, event: DecisionEvent | CountEvent, method: str, endpoint: str) -> bool:
+        asked = (event.tenant_id, method, endpoint, event.code == ADMITTED)
+        known = self._known.get(asked)
         if known is None:
-            known = self._admitted[asked] = self._known_endpoint(tenant_id, method, endpoint)
+            known = self._known[asked] = self._known_endpoint(*asked)
         return known
 
 

@@ -219,9 +219,11 @@ class LedgerService:
 
     async def _rows(self, batch: Batch, connection: AsyncConnection | None = None) -> _Rows:
         """Sums the batch."""
-        await self._names.learn_endpoints(batch.tenants(), connection)
+        await self._names.learn_endpoints(batch.tenants(), batch.now_us // 1_000_000, connection)
         sums = batch.summed(self._names.knows_endpoint)
-        rollups = RollupRows(await self._names.place(sums.cells(), connection))
+        cells = list(sums.cells())
+        await self._names.bound_units(cells, connection)
+        rollups = RollupRows(await self._names.place(cells, connection))
         addresses = address_rows(sums.addresses) if self._replay_days else []
         return _Rows(rollups, addresses, batch.chunks.rows())
 

@@ -158,7 +158,7 @@ class Batch:
 
     # --- sums ---------------------------------------------------------------------------------------------------------
 
-    def summed(self, knows_endpoint: Callable[[str, str, str], bool]) -> Aggregator:
+    def summed(self, knows_endpoint: Callable[[str, str, str, bool], bool]) -> Aggregator:
         """The sums of everything; notes what is to be kept, and what waits for its decision."""
         sums = Aggregator(knows_endpoint)
         add_decision, add_chunk, details = sums.add_decision, self.chunks.add_decision, self._details

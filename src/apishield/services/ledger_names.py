@@ -9,15 +9,15 @@ The ceilings are each worker's own: several that meet new names at the same mome
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apishield.analytics.rollup import Dims, Measures, Series
-from apishield.analytics.steps import HOUR_S
+from apishield.analytics.rollup import OTHER, Dims, Measures, Series
+from apishield.analytics.steps import DAY_S, HOUR_S
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger import names
 from apishield.stores.sql.ledger.names import Named, SetKey
@@ -26,7 +26,9 @@ from apishield.stores.sql.ledger.rows import Cell, Place, Places
 log = structlog.get_logger("apishield.ledger")
 
 ENDPOINTS_PER_TENANT: Final = 1_000
-"""How many endpoints that no catalogue names have series of their own."""
+"""How many endpoints that no catalogue names have series of their own in a day (UTC): the first that were let through."""
+UNITS_PER_TENANT: Final = 50
+"""How many units besides requests are counted by their names."""
 SERIES_PER_HOUR: Final = 10_000
 """How many of the most detailed series of a tenant and environment may count in an hour."""
 _REMEMBERED_SERIES: Final = 200_000
@@ -57,7 +59,9 @@ class SeriesNames:
         self._sets: dict[SetKey, int] = {}
         self._ids: dict[Series, Place] = {}
         self._placed: dict[Series, _Placed] = {}
+        self._day_s = 0
         self._endpoints: dict[str, set[tuple[str, str]]] = {}
+        self._units: dict[str, set[str]] = {}
         self._hours: dict[Hour, set[Series]] = {}
         self._warned: set[str] = set()
 
@@ -85,27 +89,68 @@ class SeriesNames:
 
     # --- endpoints ----------------------------------------------------------------------------------------------------
 
-    async def learn_endpoints(self, tenants: Iterable[str], connection: AsyncConnection | None = None) -> None:
-        """Makes ready to answer for these tenants."""
+    async def learn_endpoints(
+        self, tenants: Iterable[str], now_s: int, connection: AsyncConnection | None = None
+    ) -> None:
+        """Makes ready to answer for these tenants. Each day begins with room for all that is allowed."""
+        day_s = now_s // DAY_S * DAY_S
+        if day_s != self._day_s or len(self._endpoints) > _REMEMBERED_TENANTS:
+            self._day_s = day_s
+            self._endpoints.clear()
         missing = [tenant for tenant in tenants if tenant not in self._endpoints]
         if not missing:
             return
-        if len(self._endpoints) > _REMEMBERED_TENANTS:
-            self._endpoints.clear()
         async with self._reading(connection) as reading:
             for tenant in missing:
-                self._endpoints[tenant] = await names.endpoints_without_catalogue(reading, tenant, ENDPOINTS_PER_TENANT)
+                found = await names.endpoints_without_catalogue(reading, tenant, day_s, ENDPOINTS_PER_TENANT)
+                self._endpoints[tenant] = found
 
-    def knows_endpoint(self, tenant_id: str, method: str, endpoint: str) -> bool:
-        """Whether an endpoint has a series of its own; a new one gets it while there is room."""
+    def knows_endpoint(self, tenant_id: str, method: str, endpoint: str, admitted: bool = True) -> bool:
+        """Whether an endpoint has a series of its own; a new one gets it while there is room, if a check of it is admitted."""
         known = self._endpoints.setdefault(tenant_id, set())
         if (method, endpoint) in known:
             return True
+        if not admitted:
+            return False
         if len(known) < ENDPOINTS_PER_TENANT:
             known.add((method, endpoint))
             return True
         self._refuse(tenant_id, "endpoints")
         return False
+
+    # --- units --------------------------------------------------------------------------------------------------------
+
+    async def bound_units(
+        self, cells: Sequence[tuple[Series, int, Measures]], connection: AsyncConnection | None = None
+    ) -> None:
+        """Counts units that are one too many of their tenant as ``(other)``: each that has a name keeps its rows for good."""
+        counting = [(series.tenant_id, measures) for series, _, measures in cells if measures.units]
+        if not counting:
+            return
+        missing = {tenant_id for tenant_id, _ in counting if tenant_id not in self._units}
+        if missing:
+            if len(self._units) > _REMEMBERED_TENANTS:
+                self._units.clear()
+                missing = {tenant_id for tenant_id, _ in counting}
+            async with self._reading(connection) as reading:
+                for tenant_id in missing:
+                    self._units[tenant_id] = await names.units(reading, tenant_id)
+        for tenant_id, measures in counting:
+            if not measures.units.keys() <= self._units[tenant_id]:
+                measures.units = self._named_units(tenant_id, measures.units)
+
+    def _named_units(self, tenant_id: str, units: Mapping[str, int]) -> dict[str, int]:
+        known, found = self._units[tenant_id], dict[str, int]()
+        for unit, cost in units.items():
+            name = unit
+            if unit not in known:
+                if len(known) < UNITS_PER_TENANT and unit.isidentifier():
+                    known.add(unit)
+                else:
+                    name = OTHER
+                    self._refuse(tenant_id, "units")
+            found[name] = found.get(name, 0) + cost
+        return found
 
     # --- the most detailed series -------------------------------------------------------------------------------------
 

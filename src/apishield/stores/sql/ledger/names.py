@@ -100,16 +100,26 @@ def _arrays(rows: Sequence[Named]) -> tuple[object, ...]:
 
 
 async def endpoints_without_catalogue(
-    connection: AsyncConnection, tenant_id: str, at_most: int
+    connection: AsyncConnection, tenant_id: str, day_s: int, at_most: int
 ) -> set[tuple[str, str]]:
-    """Method and name of endpoints that have a series of their own although the tenant's catalogue doesn't name them."""
+    """Method and name of endpoints that counted something in a day although the tenant's catalogue doesn't name them."""
     statement = (
-        "SELECT DISTINCT s.method, s.endpoint FROM series_sets ss JOIN series s ON s.set_id = ss.id "  # noqa: S608
+        "SELECT DISTINCT s.method, s.endpoint FROM series_sets ss "  # noqa: S608
+        "JOIN rollup_day r ON r.set_id = ss.id AND r.bucket = ? JOIN series s ON s.id = r.series_id "
         "WHERE ss.tenant_id = ? AND ss.dims = 'endpoint' AND s.endpoint NOT IN ('', '(other)') "
         "AND NOT EXISTS (SELECT 1 FROM endpoints e "
         f"WHERE e.tenant_id = ss.tenant_id AND e.path = s.endpoint) LIMIT {at_most}"
     )
-    return {(method, endpoint) for method, endpoint in await select_rows(connection, statement, (tenant_id,))}
+    return {(method, endpoint) for method, endpoint in await select_rows(connection, statement, (day_s, tenant_id))}
+
+
+async def units(connection: AsyncConnection, tenant_id: str) -> set[str]:
+    """The units besides requests that anything of the tenant was ever counted in."""
+    statement = (
+        "SELECT DISTINCT u.unit FROM series_sets ss JOIN rollup_units u ON u.step = 'day' AND u.set_id = ss.id "
+        "WHERE ss.tenant_id = ? AND ss.dims = 'tenant'"
+    )
+    return {unit for (unit,) in await select_rows(connection, statement, (tenant_id,))}
 
 
 async def series_of_hour(connection: AsyncConnection, set_id: int, bucket_s: int) -> list[tuple[str, ...]]:
