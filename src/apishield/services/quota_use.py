@@ -2,7 +2,8 @@
 
 A quota counts all that its key was charged in the period, whenever the quota itself was made. Events reach the ledger within a
 second or so; where the buckets around the start of the period are no longer kept (a time zone of half hours, late in a month),
-the part of the first hour that can't be told apart is left out.
+the part of the first hour that can't be told apart is left out. So is use from before the service had a ledger; when
+that began, an upgrade notes in ``meta``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from apishield.stores.sql.unit_of_work import UnitOfWork
 
 _KEYS_AT_ONCE: Final = 500
 _REQUESTS: Final = "requests"
+_SINCE: Final = "ledger_since_us"  # written by a migration
 
 
 class KeyQuota(msgspec.Struct, frozen=True):
@@ -52,8 +54,14 @@ def quotas_of(entries: Iterable[KeyEntry], now_us: int) -> list[KeyQuota]:
     return found
 
 
+async def ledger_since_us(tx: UnitOfWork) -> int:
+    """When the service began to keep a ledger, where it counted quotas before; else 0."""
+    return int(await tx.meta.get(_SINCE) or 0)
+
+
 async def ledger_use(tx: UnitOfWork, quotas: Sequence[KeyQuota], now_us: int) -> dict[tuple[str, int], int]:
-    """Units used by counter key and start of the period; absent means none."""
+    """Units used by counter key and start of the period, as far as the ledger saw them; absent means none."""
+    since_us = await ledger_since_us(tx)
     groups: dict[tuple[str, Environment, int, int, str], dict[str, str]] = {}
     for quota in quotas:
         place = (quota.tenant_id, quota.environment, quota.start_us, quota.end_us, quota.counter.limit.unit)
@@ -62,9 +70,10 @@ async def ledger_use(tx: UnitOfWork, quotas: Sequence[KeyQuota], now_us: int) ->
     for (tenant_id, environment, start_us, end_us, unit), counter_keys in groups.items():
         reader = RollupReader(tx.connection, tenant_id, environment)
         key_ids = list(counter_keys)
+        counted_us = min(max(start_us, since_us), end_us)
         for first in range(0, len(key_ids), _KEYS_AT_ONCE):
             some = key_ids[first : first + _KEYS_AT_ONCE]
-            for key_id, units in (await _sums(reader, some, start_us, end_us, unit, now_us)).items():
+            for key_id, units in (await _sums(reader, some, counted_us, end_us, unit, now_us)).items():
                 used[counter_keys[key_id], start_us] = units
     return used
 

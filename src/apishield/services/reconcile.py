@@ -9,7 +9,7 @@ settled but not there. So a difference counts only as far as it was there at eac
 - **missing**: the ledger has more than the counter. The counter lost charges (its store lost data); they are charged again.
 - **orphaned**: the counter had more at one look than the ledger has at the next. Units were charged whose event was lost with a
   process that was killed before it answered. Nobody was told of a decision, so nothing is billed; the quota is that much
-  smaller until its period ends.
+  smaller until its period ends. Not told of periods that began before the service had a ledger: there the counter is right.
 
 Use beyond a quota (settled costs may go there) is not told apart: a counter says only that nothing remains.
 """
@@ -28,7 +28,7 @@ from apishield.core.model import SECOND_US, Verdict
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import StoreUnavailable
 from apishield.services.key_entries import KeyEntry
-from apishield.services.quota_use import KeyQuota, ledger_use, quotas_of
+from apishield.services.quota_use import KeyQuota, ledger_since_us, ledger_use, quotas_of
 from apishield.services.snapshot import Snapshot
 from apishield.stores.sql.database import Database
 
@@ -117,7 +117,7 @@ class Reconciler:
         """
         now_us = self._clock()
         quotas = quotas_of(self._entries(), now_us)
-        used, durable = await self._known(quotas, now_us)
+        used, durable, since_us = await self._known(quotas, now_us)
         in_use = [quota for quota in quotas if _place(quota) in used or _place(quota) in durable]
         live = await self._live(in_use)  # after the ledger: what it has, a counter must have
         found: list[QuotaDrift] = []
@@ -128,7 +128,7 @@ class Reconciler:
                 ceiling = quota.counter.limit.algorithm.ceiling
                 look = _Look(min(used.get(place, 0), ceiling), live[place])
                 looks[place] = [*self._looks.get(place, ()), look][-LOOKS - 1 :]
-                if (drift := _drift(quota, looks[place])) is not None:
+                if (drift := _drift(quota, looks[place], since_us)) is not None:
                     found.append(drift)
         self._looks = looks
         if heal:
@@ -140,19 +140,20 @@ class Reconciler:
     def _entries(self) -> Iterable[KeyEntry]:
         return (entry for view in self._snapshot.tenants() for entry in view.keys.values())
 
-    async def _known(self, quotas: Sequence[KeyQuota], now_us: int) -> tuple[dict[_Place, int], set[_Place]]:
-        """What the ledger has of each quota, and which were ever charged."""
+    async def _known(self, quotas: Sequence[KeyQuota], now_us: int) -> tuple[dict[_Place, int], set[_Place], int]:
+        """What the ledger has of each quota, which were ever charged, and since when there is a ledger."""
         by_start: dict[int, list[str]] = {}
         for quota in quotas:
             by_start.setdefault(quota.start_us, []).append(quota.counter.key)
         async with self._database.read() as tx:
+            since_us = await ledger_since_us(tx)
             used = await ledger_use(tx, quotas, now_us)
             durable = {
                 (counter_key, start_us)
                 for start_us, counter_keys in by_start.items()
                 for counter_key in await tx.usage.quotas(counter_keys, start_us)
             }
-        return used, durable
+        return used, durable, since_us
 
     async def _live(self, quotas: Sequence[KeyQuota]) -> dict[_Place, int]:
         """What each counter says was used, as far as its quota goes; those that can't be asked now are left away.
@@ -216,13 +217,15 @@ def _tells_of(quota: KeyQuota, verdict: Verdict) -> bool:
     return abs(ends_us - quota.end_us) < SECOND_US and verdict.now_us < ends_us - _PERIOD_ENDS_US
 
 
-def _drift(quota: KeyQuota, looks: Sequence[_Look]) -> QuotaDrift | None:
-    """The difference that was there at each of the last looks."""
+def _drift(quota: KeyQuota, looks: Sequence[_Look], since_us: int) -> QuotaDrift | None:
+    """The difference that was there at each of the last looks, where there is a ledger since ``since_us``."""
     if len(looks) < LOOKS:
         return None
     recent = looks[-LOOKS:]
     missing = max(0, min(look.ledger - look.live for look in recent))
     orphaned = max(0, min(before.live - after.ledger for before, after in pairwise(looks)))
+    if quota.start_us < since_us:
+        orphaned = 0
     if not missing and not orphaned:
         return None
     limit = quota.counter.limit

@@ -41,10 +41,13 @@ _BY_OUTCOME: Mapping[str, tuple[str, ...]] = {
 CODES: Final = frozenset(code for codes in _BY_OUTCOME.values() for code in codes)
 """Every code that a decision can have."""
 
+UNKNOWN: Final = "unknown"
+"""The code of what was refused before there was a ledger: an upgrade carried it over, and nobody had written down why."""
+
 OUTCOMES: Final[Mapping[str, frozenset[str]]] = {
     **{outcome: frozenset(codes) for outcome, codes in _BY_OUTCOME.items()},
-    "refused": CODES - {ADMITTED},
-    **{code: frozenset({code}) for code in sorted(CODES - {"blocked"})},
+    "refused": CODES - {ADMITTED} | {UNKNOWN},
+    **{code: frozenset({code}) for code in sorted(CODES - {"blocked"} | {UNKNOWN})},
 }
 """What ``outcome`` can name, a group of codes or one code, and the codes that it stands for."""
 
