@@ -58,7 +58,6 @@ async def test_anybody_with_the_id_reads_why_and_how_to_get_out_and_nothing_of_t
     service: Service, alice: Tenant
 ) -> None:
     key, decision = await refused(alice)
-    await ask(alice, "summary")  # the ledger has it
     found = await service.nobody.ok("GET", f"/receipts/{decision['decision_id']}")
     assert (found["allowed"], found["code"], found["status"]) == (False, "rate_limited", 429)
     assert (found["limit"]["limit"], found["limit"]["remaining"]) == (1, 0)

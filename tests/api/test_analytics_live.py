@@ -143,6 +143,19 @@ async def test_a_second_shows_twenty_events_at_most_and_counts_all(listening: Li
     await listening.close()
 
 
+async def test_what_reached_the_ledger_in_several_rounds_is_shown_together(listening: Listening, alice: Tenant) -> None:
+    listening.open(alice.secret)
+    await listening.head()
+    await listening.tick()
+    for number in range(6):
+        await check(alice, method="GET", path=f"/{number}", ip="203.0.113.1")
+        await listening.service.runtime.freshness.wait()
+    events = await listening.second()
+    assert totals(events) == (6, 6, 0)
+    assert sorted(event["path"] for _, event in events[1:]) == [f"/{number}" for number in range(6)]
+    await listening.close()
+
+
 async def test_nobody_listens_to_another_tenant(listening: Listening, alice: Tenant, bob: Tenant) -> None:
     listening.open(bob.secret)
     await listening.head()

@@ -23,7 +23,11 @@ from apishield.stores.sql.pagination import PageRequest, invalid_cursor, make_cu
 MOST_SCANNED: Final = 20_000
 """So many decisions are looked at for one page; where fewer fit than were asked for, the page says how far it came."""
 
+MOST_SAMPLED: Final = 5_000
+"""So many decisions are looked at for a moment of the live view."""
+
 _LIST: Final = "requests"
+_JUST_NOW_US: Final = 10_000_000
 _LATEST: Final = 2**63 - 1
 _FAR_AHEAD_US: Final = 86_400_000_000
 
@@ -84,14 +88,24 @@ class DecisionService:
         ref = self._ids.read_unproven(decision_id)
         if ref is None:
             raise unknown_decision(decision_id)
-        stored = await self._archive.find_public(
+        stored = await self._find_public(ref, decision_id)
+        if stored is None and ref.spool == self._ids.spool and self._clock() - ref.at_ms * 1000 < _JUST_NOW_US:
+            await self._fresh(FRESH_WITHIN_SECONDS)  # whoever was refused follows the link at once
+            stored = await self._find_public(ref, decision_id)
+        if stored is None:
+            raise ProblemError(
+                "not_found",
+                f"There is no decision {decision_id[:64]!a}, or it is not kept. One that was made this second may take two "
+                "more to be found.",
+            )
+        return Shown(decision_id, stored)
+
+    async def _find_public(self, ref: DecisionRef, decision_id: str) -> StoredDecision | None:
+        return await self._archive.find_public(
             EventRef(ref.spool, ref.sequence),
             ref.at_ms * 1000,
             lambda tenant_id: self._ids.read(decision_id, tenant_id) is not None,
         )
-        if stored is None:
-            raise unknown_decision(decision_id)
-        return Shown(decision_id, stored)
 
     def shown(self, stored: StoredDecision) -> Shown:
         """``stored`` under its id."""
@@ -122,10 +136,13 @@ class DecisionService:
     async def latest(self, question: Question, since_us: int, most: int) -> Sequence[Shown]:
         """Up to ``most`` decisions that fit and were made at ``since_us`` or later: the newest of them, newest first."""
         items: list[Shown] = []
+        scanned = 0
         end_us = question.now_us + _FAR_AHEAD_US
         async for some in self._archive.scan(question.tenant_id, since_us, end_us, newest_first=True):
             items += [self.shown(stored) for stored in some if fits_question(stored, question, Narrowed())]
-            break  # a sample: the first list has the newest
+            scanned += len(some)
+            if len(items) >= most or scanned >= MOST_SAMPLED:
+                break
         return items[:most]
 
     async def _scan(self, question: Question, before: Place) -> AsyncIterator[StoredDecision]:
