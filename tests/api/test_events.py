@@ -92,6 +92,21 @@ async def test_what_strangers_send_is_bounded_and_makes_no_series(
     assert {len(text) for pair in event.attributes.items() for text in pair} == {MAX_ATTRIBUTE}
 
 
+async def test_a_credential_in_the_wrong_place_is_not_kept(
+    node: Node,  # noqa: F811
+    tenant: Tenant,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    _, secret = await make_key(tenant)
+    for wrong in ({"ip": secret}, {"method": secret[:31]}, {"user_agent": secret}, {"attributes": {"authorization": secret}},
+                  {"path": f"/keys/{secret}"}):  # fmt: skip
+        await tenant.check(**wrong)
+    events = written(tmp_path)
+    assert len(events) == 5
+    assert secret[8:20] not in repr(events)
+    assert secret[8:20].upper() not in repr(events)
+
+
 async def test_results_and_settlements_name_the_decision(node: Node, tenant: Tenant, tmp_path: Path) -> None:  # noqa: F811
     _, secret = await make_key(tenant, rate_limits=(sliding(100),))
     decided = await tenant.check(api_key=secret, cost=10, reserve=True)

@@ -33,6 +33,7 @@ from apishield.core.ports import Clock, CounterStore, Hold
 from apishield.core.records import Environment, KeyKind
 from apishield.core.rendering import Rendered, render
 from apishield.errors import PROBLEMS, StoreUnavailable
+from apishield.redaction import redact
 from apishield.services.asked import Asked
 from apishield.services.key_entries import KeyEntry
 from apishield.services.snapshot import Snapshot, TenantView
@@ -216,7 +217,7 @@ class Engine:
         if request.ip is not None:
             address = parse_address(request.ip)
             if address is None:
-                return Denial("bad_request", f"ip is {request.ip[:64]!a}; give one IPv4 or IPv6 address.")
+                return Denial("bad_request", f"ip is {redact(request.ip[:64])!a}; give one IPv4 or IPv6 address.")
             asked.address = address
         path = request.path
         if path is not None:
@@ -227,9 +228,9 @@ class Engine:
             asked.path = path
         method = request.method
         if method is not None and method not in METHODS:
-            method = method.upper()
+            given, method = method, method.upper()
             if not (method.isascii() and method.isalpha() and len(method) <= _LONGEST_METHOD):
-                return Denial("bad_request", f"method is {method[:32]!a}; give an HTTP method such as GET.")
+                return Denial("bad_request", f"method is {redact(given[:32])!a}; give an HTTP method such as GET.")
         asked.method = method
         if view.endpoints and method is not None and path is not None:
             asked.endpoint = view.catalogue.find(method, path)

@@ -27,6 +27,7 @@ from apishield.core.events import (
 from apishield.core.model import SECOND_US, Counter, Outcome
 from apishield.core.ports import EventLog
 from apishield.core.records import Environment
+from apishield.redaction import redact
 from apishield.services.asked import Asked
 from apishield.services.usage import UsageService
 
@@ -76,7 +77,9 @@ class DecisionRecorder:
             flags |= CATALOGUED
             template = endpoint.endpoint.path
         path = asked.path
-        if path is not None and len(path) > MAX_PATH:
+        if path is not None:
+            if "sk_" in path or "ast_" in path or "aso_" in path:
+                path = redact(path)
             path = path[:MAX_PATH]
         method = asked.method
         if method is not None and method not in METHODS:
@@ -96,7 +99,7 @@ class DecisionRecorder:
                 None if asked.address is None else asked.address.text,
                 None if request.country is None else _country(request.country),
                 _units(asked),
-                None if request.user_agent is None else request.user_agent[:MAX_USER_AGENT],
+                None if request.user_agent is None else redact(request.user_agent[:MAX_USER_AGENT]),
                 None if request.attributes is None else _attributes(request.attributes),
                 decision.message,
                 None if decision.allowed else self._refusal(decision),
@@ -146,4 +149,4 @@ def _country(country: str) -> str | None:
 def _attributes(attributes: dict[str, str]) -> dict[str, str]:
     if len(attributes) > MAX_ATTRIBUTES:
         attributes = dict(list(attributes.items())[:MAX_ATTRIBUTES])
-    return {name[:MAX_ATTRIBUTE]: value[:MAX_ATTRIBUTE] for name, value in attributes.items()}
+    return {redact(name[:MAX_ATTRIBUTE]): redact(value[:MAX_ATTRIBUTE]) for name, value in attributes.items()}
