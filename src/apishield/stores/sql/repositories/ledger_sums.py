@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import Step
+from apishield.stores.sql.dialects import added_up
 from apishield.stores.sql.ledger.tables import rollup_day, rollup_hour, rollup_minute, series, series_sets
 
 ROLLUPS: Final = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
@@ -37,7 +38,7 @@ class LedgerSumsRepository:
         """A tenant's decisions by code, over the buckets of ``step`` that begin at ``from_s`` or later and before ``to_s``."""
         rollup = ROLLUPS[step]
         statement = (
-            select(series.c.code, func.sum(rollup.c.requests))
+            select(series.c.code, added_up(rollup.c.requests))
             .join(series_sets, series_sets.c.id == rollup.c.set_id)
             .join(series, series.c.id == rollup.c.series_id)
             .where(
@@ -54,7 +55,7 @@ class LedgerSumsRepository:
         """The sums of every grouping set over the buckets of ``step`` that begin at ``from_s`` or later."""
         rollup = ROLLUPS[step]
         sums = (
-            select(rollup.c.set_id, *(func.sum(rollup.c[name]).label(name) for name in MEASURES))
+            select(rollup.c.set_id, *(added_up(rollup.c[name]).label(name) for name in MEASURES))
             .where(rollup.c.bucket >= from_s)
             .group_by(rollup.c.set_id)
             .subquery()
