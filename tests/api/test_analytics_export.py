@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from typing import Any
 
 import pytest
 
+from apishield.api.routers import export as export_router
 from apishield.services.analytics import export
 from tests.api.support import Json, Service, Tenant
 from tests.api.test_analytics_queries import check, report
@@ -116,6 +118,42 @@ async def test_the_head_is_sent_before_the_first_row_is_read_and_a_reader_who_go
     await service.app(scope, receive, send)
     assert sent[0].startswith(b"key_id,key_name")
     assert looked == [1, 2]  # the head was out before the first page, and nothing was read for the third
+
+
+def scope_of(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": "/v1/usage/export", "raw_path": b"/v1/usage/export", "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {tenant.token}".encode())],
+        "client": ("127.0.0.1", 5), "server": ("localhost", 8000),
+    }  # fmt: skip
+
+
+async def test_an_export_that_nobody_reads_ends_and_others_are_refused_while_it_holds_the_last_place(
+    service: Service, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_router, "_READ_WITHIN_SECONDS", 0.3)
+    monkeypatch.setattr(service.runtime.analytics.exports, "of_tenant", 1)
+    begun, never, asked = asyncio.Event(), asyncio.Event(), False
+
+    async def send(message: Any) -> None:
+        begun.set()
+        await never.wait()
+
+    async def receive() -> Any:
+        nonlocal asked
+        if asked:
+            await never.wait()
+        asked = True
+        return {"type": "http.request", "body": b""}
+
+    task: asyncio.Task[None] = asyncio.create_task(service.app(scope_of(alice), receive, send))  # type: ignore[arg-type]
+    await begun.wait()
+    problem = await alice.problem(429, "concurrency_exceeded", "GET", "/v1/usage/export")
+    assert "1 exports under way" in problem["detail"]
+    await asyncio.wait_for(task, 10)
+    assert service.runtime.analytics.exports.taken == 0
+    assert (await alice.ask("GET", "/v1/usage/export")).status_code == 200
 
 
 async def test_a_status_cannot_be_exported_by(alice: Tenant) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
 import pytest
 
+from apishield.api import streams
+from apishield.api.routers import decisions
+from apishield.errors import ProblemError
 from apishield.services.analytics import live
+from apishield.services.analytics.places import Places
 from tests.api.support import Service, Tenant, problem_of
 from tests.api.test_analytics_queries import check
 
@@ -41,7 +46,7 @@ class Listening:
             "query_string": query.encode(), "client": ("127.0.0.1", 5), "server": ("localhost", 8000),
             "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {token}".encode())],
         }  # fmt: skip
-        self._task = asyncio.create_task(self.service.app(scope, self._receive, self._sent.put))  # type: ignore[arg-type]
+        self._task = asyncio.create_task(self.service.app(scope, self._receive, self._send))  # type: ignore[arg-type]
 
     async def _receive(self) -> Any:
         if not self._asked:
@@ -49,6 +54,9 @@ class Listening:
             return {"type": "http.request", "body": b""}
         await self._gone.wait()
         return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self._sent.put(message)
 
     async def head(self) -> Any:
         """How the answer begins."""
@@ -79,7 +87,16 @@ class Listening:
         """Waits until the stream ends by itself."""
         self._go_on.release()
         assert self._task is not None
-        await self._task
+        await asyncio.wait_for(self._task, 10)
+
+    def said(self) -> str:
+        """All that was sent and not looked at yet."""
+        return b"".join(self._sent.get_nowait().get("body", b"") for _ in range(self._sent.qsize())).decode()
+
+    def read_no_more(self) -> None:
+        """From here on nothing that is sent gets through."""
+        self._sent = asyncio.Queue(maxsize=1)
+        self._sent.put_nowait({})
 
 
 def _read(part: str) -> Event:
@@ -116,7 +133,7 @@ async def test_each_second_tells_what_was_decided_since_the_last(listening: List
     assert [event["path"] for name, event in events[1:] if name == "request"] == ["/0", "/1", "/2", "/x"]
     assert totals(await listening.second()) == (0, 0, 0)
     await listening.close()
-    assert listening.service.runtime.live.listeners == 0
+    assert listening.service.runtime.live.places.taken == 0
 
 
 async def test_filters_hold_for_totals_and_for_the_sample(listening: Listening, alice: Tenant) -> None:
@@ -170,7 +187,7 @@ async def test_nobody_listens_to_another_tenant(listening: Listening, alice: Ten
 async def test_a_tenant_has_so_many_listeners_and_a_place_is_free_again_when_one_leaves(
     listening: Listening, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOST_OF_A_TENANT", 1)
+    monkeypatch.setattr(listening.service.runtime.live.places, "of_tenant", 1)
     listening.open(alice.secret)
     await listening.head()
     response = await alice.ask("GET", "/v1/analytics/live")
@@ -188,18 +205,111 @@ async def test_a_stream_ends_when_the_node_stops(listening: Listening, alice: Te
     await listening.tick()
     listening.service.runtime.live.stop()
     await listening.end()
-    assert listening.service.runtime.live.listeners == 0
+    assert listening.service.runtime.live.places.taken == 0
 
 
-async def test_a_stream_ends_after_ten_minutes_so_that_its_token_is_looked_at_again(
-    listening: Listening, alice: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live, "LONGEST_SECONDS", 2)
+async def test_a_stream_ends_after_ten_minutes_however_long_its_ticks_take(listening: Listening, alice: Tenant) -> None:
     listening.open(alice.secret)
     await listening.head()
     await listening.tick()
+    listening.service.clock.advance(live.LONGEST_SECONDS - 2)
     await listening.second()
+    listening.service.clock.advance(1)
     await listening.end()
+    assert "event:" not in listening.said()
+
+
+async def test_a_revoked_token_hears_nothing_more(listening: Listening, alice: Tenant) -> None:
+    made = await alice.ok("POST", "/v1/tokens", {"name": "Viewer", "role": "viewer"}, status=201)
+    listening.open(made["token"])
+    await listening.head()
+    await listening.tick()
+    await alice.ask("DELETE", f"/v1/tokens/{made['id']}")
+    await check(alice, method="GET", path="/secret", ip="203.0.113.1")
+    await listening.service.runtime.freshness.wait()
+    await listening.end()
+    assert "event:" not in listening.said()
+    assert listening.service.runtime.live.places.taken == 0
+
+
+async def test_an_expired_token_hears_nothing_more(listening: Listening, alice: Tenant) -> None:
+    made = await alice.ok(
+        "POST", "/v1/tokens", {"name": "Brief", "role": "viewer", "expires_at": "2026-11-18T11:08:00Z"}, status=201
+    )
+    listening.open(made["token"])
+    await listening.head()
+    await listening.tick()
+    listening.service.clock.advance(120)
+    await listening.end()
+    assert "event:" not in listening.said()
+
+
+@pytest.mark.parametrize("what", ["suspended", "deleted"])
+async def test_a_tenant_that_is_no_longer_served_hears_nothing_more(
+    listening: Listening, alice: Tenant, what: str
+) -> None:
+    listening.open(alice.secret)
+    await listening.head()
+    await listening.tick()
+    if what == "suspended":
+        await listening.service.operator.ok("PATCH", f"/v1/tenants/{alice.id}", {"status": "suspended"})
+    else:
+        await listening.service.operator.ask("DELETE", f"/v1/tenants/{alice.id}")
+    await listening.end()
+    assert "event:" not in listening.said()
+
+
+async def test_who_loses_the_right_while_a_tick_is_read_does_not_get_it(
+    listening: Listening, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening.open(alice.secret)
+    await listening.head()
+    await listening.tick()
+    whole = listening.service.runtime.live._minutes
+
+    async def slowly(*arguments: Any) -> Any:
+        await listening.service.operator.ok("PATCH", f"/v1/tenants/{alice.id}", {"status": "suspended"})
+        return await whole(*arguments)
+
+    monkeypatch.setattr(listening.service.runtime.live, "_minutes", slowly)
+    await listening.end()
+    assert "event:" not in listening.said()
+
+
+async def test_who_does_not_read_loses_the_place(
+    listening: Listening, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "_READ_WITHIN_SECONDS", 0.05)
+    listening.open(alice.secret)
+    await listening.head()
+    await listening.tick()
+    listening.read_no_more()
+    await listening.end()
+    assert listening.service.runtime.live.places.taken == 0
+
+
+def test_no_tenant_takes_all_places_and_the_last_are_for_tenants_that_have_none() -> None:
+    places = Places("live views", of_tenant=4, of_all=6, reserved=2, retry_after_seconds=1)
+    with contextlib.ExitStack() as taken:
+        for _ in range(4):
+            taken.enter_context(places.admitted("ten_a"))
+        with pytest.raises(ProblemError, match="4 live views"):
+            taken.enter_context(places.admitted("ten_a"))
+        taken.enter_context(places.admitted("ten_b"))
+        with pytest.raises(ProblemError, match="no room"):
+            taken.enter_context(places.admitted("ten_b"))  # one is left, for somebody who has none
+        taken.enter_context(places.admitted("ten_c"))
+        with pytest.raises(ProblemError, match="no room"):
+            taken.enter_context(places.admitted("ten_d"))
+    assert places.taken == 0
+
+
+def test_large_pieces_are_written_in_parts_so_that_a_slow_reader_is_told_from_one_who_is_gone() -> None:
+    body = bytes(range(256)) * 600
+    parts = list(streams._parts({"type": "http.response.body", "body": body, "more_body": True}))
+    assert b"".join(part["body"] for part in parts) == body
+    assert all(len(part["body"]) <= streams.PART_BYTES for part in parts)
+    assert all(part["more_body"] for part in parts)
 
 
 async def test_a_head_request_gets_no_stream(alice: Tenant) -> None:

@@ -54,6 +54,19 @@ class Authorizer:
         self._runtime.usage.touch(known.id, self._runtime.clock())
         return self._actor(scope, known, tenant_id)
 
+    def still_holds(self, scope: Scope, permission: Permission) -> bool:
+        """Whether who was authorised for ``scope`` would be so again, by what this node knows now; asks no database."""
+        headers = Headers(scope=scope)
+        credential = credential_of(headers)
+        known = None if credential is None else self._runtime.snapshot.authenticate(credential)
+        if known is None or known.role not in permission.value.roles:
+            return False
+        try:
+            self._known_tenant(known, headers.get(TENANT_HEADER))
+        except ProblemError:
+            return False
+        return True
+
     async def is_operator(self, scope: Scope) -> bool:
         """Whether the operator's token was sent. Raises 401 where an invalid one was."""
         credential = credential_of(Headers(scope=scope))
@@ -74,13 +87,18 @@ class Authorizer:
     async def _tenant(self, known: Credential, named: str | None) -> str | None:
         """The tenant that ``known`` acts in; the operator names it, for a token it is given."""
         snapshot = self._runtime.snapshot
+        is_named = known.role is Role.OPERATOR and named is not None and is_id("ten", named)
+        if is_named and named is not None and snapshot.tenant(named) is None:
+            await look_again(snapshot)
+        return self._known_tenant(known, named)
+
+    def _known_tenant(self, known: Credential, named: str | None) -> str | None:
+        """The same, by what this node knows."""
+        snapshot = self._runtime.snapshot
         if known.role is Role.OPERATOR:
             if named is None:
                 return None
             view = snapshot.tenant(named)
-            if view is None and is_id("ten", named):
-                await look_again(snapshot)
-                view = snapshot.tenant(named)
             if view is None or view.tenant.status == "deleted":
                 raise ProblemError("not_found", f"{TENANT_HEADER} is {named[:40]!a}; there is no such tenant.")
             return named

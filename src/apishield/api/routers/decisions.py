@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
 from fastapi import Depends, Path, Query, Request, Response
 
-from apishield.api.auth import CurrentActor
+from apishield.api.auth import Authorizer, CurrentActor
 from apishield.api.openapi import errors
 from apishield.api.params import PageParameters, Search
 from apishield.api.permissions import Permission, permit
@@ -88,19 +88,31 @@ async def get_decision(
 async def follow_live(question: Asked, request: Request, runtime: CurrentRuntime) -> Response:
     """Server-sent events: each second `totals` since the last, and up to 20 of the decisions as `request`.
 
-    `from` and `to` are ignored. A stream ends after ten minutes; whoever listens opens it again (browsers do so).
+    `from` and `to` are ignored. A stream ends after ten minutes; whoever listens opens it again (browsers do so). It ends
+    within a second or so where its token is revoked or expires, or its tenant is suspended, and where nobody reads it.
     """
     live = runtime.live
-    pieces = _events(live, question)
-    return streamed(request, pieces, "text/event-stream", _NO_BUFFER, live.admitted(question.tenant_id))
+    authorizer: Authorizer = request.app.state.authorizer
+    pieces = _events(live, question, lambda: authorizer.still_holds(request.scope, Permission.ANALYTICS_READ))
+    return streamed(
+        request,
+        pieces,
+        "text/event-stream",
+        _NO_BUFFER,
+        live.places.admitted(question.tenant_id),
+        patience_seconds=_READ_WITHIN_SECONDS,
+    )
 
 
 _NO_BUFFER = {"X-Accel-Buffering": "no"}  # Nginx would collect a stream before it passes it on
 
 
-async def _events(live: LiveService, question: Question) -> AsyncIterator[bytes]:
+_READ_WITHIN_SECONDS = 15.0  # who does not read for so long loses the place
+
+
+async def _events(live: LiveService, question: Question, may_listen: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     yield b"retry: 2000\n\n"
-    async with aclosing(live.follow(question)) as ticks:
+    async with aclosing(live.follow(question, may_listen)) as ticks:
         async for tick in ticks:
             yield _event(tick)
 

@@ -1,15 +1,15 @@
 """Traffic as it happens: how much was decided since the last second, and some of it.
 
 It is read from the ledger, so it is right with any number of nodes, and as fresh as the ledger is. A listener asks the
-database twice a second at most; how many there are is bounded, and so is how long one stays: its token is looked at again.
+database twice a second at most; how many there are is bounded, and so is how long one stays. Whether it still may listen is
+asked before each tick is read, and again before it is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from apishield.analytics.steps import HOUR_S, MINUTE_S, SECOND_US, Step, floor
 from apishield.core.ports import Clock
 from apishield.errors import ProblemError
 from apishield.services.analytics.decisions import DecisionService, Shown
+from apishield.services.analytics.places import Places
 from apishield.services.analytics.planner import dims_of
 from apishield.services.analytics.questions import Question
 from apishield.stores.sql.analytics.plan import Group, Plan, Sums
@@ -32,6 +33,7 @@ TICK_SECONDS: Final = 1.0
 MOST_SAMPLED: Final = 20
 MOST_OF_A_TENANT: Final = 10
 MOST_OF_A_NODE: Final = 100
+RESERVED: Final = 25  # of them, for tenants that have none
 LONGEST_SECONDS: Final = 600
 _LOOKED_BACK_S: Final = 10 * MINUTE_S  # what is taken later than this is counted, but not shown live
 
@@ -59,37 +61,24 @@ class LiveService:
         self._clock = clock
         self._stopping = asyncio.Event()
         self._pause = pause or self._wait
-        self._listeners: Counter[str] = Counter()
-
-    @property
-    def listeners(self) -> int:
-        """How many listen now."""
-        return self._listeners.total()
+        self.places = Places(
+            "live views", of_tenant=MOST_OF_A_TENANT, of_all=MOST_OF_A_NODE, reserved=RESERVED, retry_after_seconds=10
+        )
 
     def stop(self) -> None:
         """Ends every stream within the second, so that a shutdown need not wait for them."""
         self._stopping.set()
 
-    @contextlib.contextmanager
-    def admitted(self, tenant_id: str) -> Iterator[None]:
-        """Room for one listener. Raises 429 where there is none."""
-        if self._listeners[tenant_id] >= MOST_OF_A_TENANT or self.listeners >= MOST_OF_A_NODE:
-            message = f"There are {self._listeners[tenant_id]} live views of this tenant open here already; close one."
-            raise ProblemError("concurrency_exceeded", message, headers={"Retry-After": "10"})
-        self._listeners[tenant_id] += 1
-        try:
-            yield
-        finally:
-            self._listeners[tenant_id] -= 1
-            if not self._listeners[tenant_id]:
-                del self._listeners[tenant_id]
+    async def follow(self, question: Question, may_listen: Callable[[], bool]) -> AsyncGenerator[Tick, None]:
+        """A tick each second, the first one at once and empty.
 
-    async def follow(self, question: Question) -> AsyncGenerator[Tick, None]:
-        """A tick each second, the first one at once and empty; it ends after ten minutes, or when the node stops."""
+        It ends after ten minutes, when the node stops, or as soon as ``may_listen`` says no.
+        """
         seen: dict[int, Sums] | None = None
         newest_us = self._clock()
-        for _ in range(round(LONGEST_SECONDS / TICK_SECONDS)):
-            if self._stopping.is_set():
+        end_us = newest_us + LONGEST_SECONDS * SECOND_US
+        for _ in range(round(LONGEST_SECONDS / TICK_SECONDS)):  # as well as by the clock, which may be put back
+            if self._stopping.is_set() or self._clock() >= end_us or not may_listen():
                 return
             try:
                 now = await self._minutes(question)
@@ -99,10 +88,13 @@ class LiveService:
                     sample = await self._decisions.latest(question, newest_us, MOST_SAMPLED)
                     newest_us = max([newest_us, *(shown.stored.event.at_us + 1 for shown in sample)])
                 seen = now
-                yield Tick(self._clock(), came, sample)
+                tick = Tick(self._clock(), came, sample)
             except ProblemError as error:
                 log.warning("live.unreadable", error=error.detail)
-                yield Tick(self._clock(), None)
+                tick = Tick(self._clock(), None)
+            if not may_listen():  # the database may have taken long
+                return
+            yield tick
             await self._pause(TICK_SECONDS)
 
     async def _minutes(self, question: Question) -> dict[int, Sums]:

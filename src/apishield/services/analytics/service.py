@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
 import msgspec
 
@@ -14,6 +15,7 @@ from apishield.core.records import Actor
 from apishield.services.analytics.breakdowns import Breakdown, Kind, Order, break_down
 from apishield.services.analytics.export import Row, Subject, Table, pages, table_of
 from apishield.services.analytics.freshness import FRESH_WITHIN_SECONDS, Freshness, as_it_is
+from apishield.services.analytics.places import Places
 from apishield.services.analytics.planner import Covered
 from apishield.services.analytics.questions import Filters, Question, ask
 from apishield.services.analytics.summaries import Summary, summarise
@@ -23,6 +25,10 @@ from apishield.stores.sql.analytics.addresses import AddressCounts, AddressReade
 from apishield.stores.sql.analytics.names import CustomerName, KeyName, NameReader
 from apishield.stores.sql.analytics.rollups import RollupReader
 from apishield.stores.sql.database import Database
+
+EXPORTS_OF_A_TENANT: Final = 3
+EXPORTS_OF_A_NODE: Final = 20
+EXPORTS_RESERVED: Final = 5  # of them, for tenants that have none under way
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -40,6 +46,13 @@ class AnalyticsService:
         self._database = database
         self._clock = clock
         self._fresh = fresh
+        self.exports = Places(
+            "exports",
+            of_tenant=EXPORTS_OF_A_TENANT,
+            of_all=EXPORTS_OF_A_NODE,
+            reserved=EXPORTS_RESERVED,
+            retry_after_seconds=10,
+        )
 
     def question(
         self, actor: Actor, filters: Filters, *, from_: str | None, to: str | None, time_zone: str = "UTC"
