@@ -257,6 +257,34 @@ async def test_a_report_counts_once_and_only_for_the_tenants_own_recent_decision
     assert late["rejected"][0]["code"] == "report_too_old"
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"latency_ms": None}, "latency_ms is missing."),
+        ({"cost": {"requests": 1, "tokens": -1, "rows": 2}}, "cost.tokens: expected int >= 0."),
+        ({"cost": {"tokens": 1, "rows": {"a": 1}}}, "cost.rows: expected int, got object."),
+        ({"cost": {"tokens": 1, "Rows/~": 1}}, "cost.Rows/~: expected str matching regex"),
+        ({"cost": -1}, "cost: expected int >= 0."),
+        ({"cost": {"a": 2**70}}, "cost"),
+        ({"lag`ency": 1}, "lag`ency is not a field that is known here."),
+    ],
+)
+async def test_a_report_that_can_not_be_read_names_the_field_and_the_unit(
+    tenant: Tenant, change: dict[str, Any], named: str
+) -> None:
+    event = {"decision_id": "dec_x", "status": 200, "latency_ms": 12.5} | change
+    event = {name: value for name, value in event.items() if value is not None}
+    (rejected,) = (await tenant.post("/v1/report", {"events": [event]})).json()["rejected"]
+    assert rejected["message"].startswith(named)
+
+
+async def test_a_cost_that_can_not_be_read_has_a_pointer_to_its_unit(tenant: Tenant) -> None:
+    for unit, value, pointer in (("tokens", -1, "/cost/tokens"), ("a/b~", 1, "/cost/a~1b~0")):
+        problem = (await tenant.post("/v1/check", {"path": "/a", "cost": {"requests": 1, unit: value}})).json()
+        assert problem["code"] == "validation_failed"
+        assert problem["errors"][0]["pointer"] == pointer
+
+
 async def test_who_may_ask(tenant: Tenant, node: Node) -> None:
     _, caller = await make_key(tenant)
     viewer, viewer_secret = await node.runtime.tokens.create(tenant.owner, name="v", role=Role.VIEWER)

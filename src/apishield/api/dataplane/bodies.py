@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import TypeVar
 
 import msgspec
@@ -12,8 +13,13 @@ from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.errors import Fault, ProblemError
 
 Body = TypeVar("Body")
-_AT = re.compile(r" - at `\$?(.*)`$")
+_AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
 _INDEX = re.compile(r"\[(\d+)\]")
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(\w+)`$")
+_ENTRY = "[...]"  # how msgspec names a value of a map, whichever it is
+_SHOWN_LENGTH = 40
 
 
 class ClientDisconnectedError(Exception):
@@ -48,7 +54,7 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(decoder, body, str(error)) from None
     except msgspec.DecodeError as error:
         raise ProblemError("malformed_json", f"The body is not JSON: {error}." if body else _EMPTY) from None
     except (UnicodeDecodeError, RecursionError):
@@ -58,21 +64,54 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
 _EMPTY = "The body is empty; send a JSON object."
 
 
-def _invalid(text: str) -> ProblemError:
+def _invalid(decoder: msgspec.json.Decoder[Body], body: bytes, text: str) -> ProblemError:
     """msgspec says ``Expected `str`, got `int` - at `$.checks[0].path```; a pointer is ``/checks/0/path``."""
     found = _AT.search(text)
     message = text[: found.start()] if found is not None else text
-    path = found.group(1) if found is not None else ""
-    unknown = re.search(r"unknown field `(.*)`$", message)
-    if unknown is not None:
-        path += f".{unknown.group(1)}"
-        message = "is not a field that is known here"
-    else:
+    path = found.group(2) if found is not None else ""
+    entry = None
+    if path.endswith(_ENTRY) or (found is not None and found.group(1)):
+        path = path.removesuffix(_ENTRY)
+        entry = _entry(decoder, body, text, path)
+    elif unknown := _UNKNOWN.search(message):
+        entry, message = unknown.group(1), "is not a field that is known here"
+    elif missing := _MISSING.search(message):
+        entry, message = missing.group(1), "is missing"
+    if not message.startswith("is "):
         message = message[:1].lower() + message[1:].replace("`", "")
-    pointer = _INDEX.sub(r"/\1", path).replace(".", "/")
-    name = path.lstrip(".") or "The body"
-    joint = ": " if unknown is None else " "
-    return ProblemError("validation_failed", f"{name}{joint}{message}.", faults=[Fault(pointer, message)])
+    pointer, name = _INDEX.sub(r"/\1", path).replace(".", "/"), path.lstrip(".")
+    if entry is not None:
+        shown = entry if len(entry) <= _SHOWN_LENGTH else f"{entry[:_SHOWN_LENGTH]}…"
+        pointer += "/" + shown.replace("~", "~0").replace("/", "~1")
+        name = f"{name}.{shown}".lstrip(".")
+    joint = " " if message.startswith("is ") else ": "
+    return ProblemError("validation_failed", f"{name or 'The body'}{joint}{message}.", faults=[Fault(pointer, message)])
+
+
+def _entry(decoder: msgspec.json.Decoder[Body], body: bytes, text: str, path: str) -> str | None:
+    """The name in the map at ``path`` at which decoding ends with ``text``: the last of the shortest part that does.
+
+    Halving makes it few decodings even of a large map. ``None`` where it can't be told, as in a body that is cut off.
+    """
+    try:
+        whole = part = msgspec.json.decode(body)
+        for name, index in _STEP.findall(path):
+            part = part[int(index)] if index else part[name]
+        entries = list(part.items())
+
+        def fails(count: int) -> bool:
+            part.clear()
+            part.update(entries[:count])
+            try:
+                decoder.decode(msgspec.json.encode(whole))
+            except msgspec.ValidationError as error:
+                return str(error) == text
+            return False
+
+        place = bisect_left(range(1, len(entries) + 1), True, key=fails)
+    except (msgspec.MsgspecError, LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return entries[place][0] if place < len(entries) else None
 
 
 def too_large() -> ProblemError:
