@@ -9,7 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, UnaryExpression, case, exists, func, or_, select, tuple_, union, union_all
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Select,
+    UnaryExpression,
+    any_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    union,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.periods import Segment
@@ -18,6 +35,7 @@ from apishield.analytics.steps import Step
 from apishield.core.records import Environment
 from apishield.errors import PROBLEMS
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection, Sums
+from apishield.stores.sql.ledger.statements import is_postgresql
 from apishield.stores.sql.ledger.tables import (
     rollup_day,
     rollup_hour,
@@ -47,13 +65,18 @@ class RollupReader:
         self.connection = connection
         self._tenant_id = tenant_id
         self._environment = environment
+        self._is_postgresql = is_postgresql(connection)
         self._set_ids: dict[str, int] | None = None
         self._ids: dict[_Wanted, list[int] | None] = {}  # a reader has one moment: what was looked up stays true
 
     async def _set_id(self, dims: Dims) -> int | None:
         """The one place of tenancy: every query below is bound to a set that was found here."""
         if self._set_ids is None:
-            statement = select(series_sets.c.dims, series_sets.c.id).where(
+            columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id]
+            if self._is_postgresql:
+                # A plan for any period and any number of series suits few: each is planned for its own. Ends with the view.
+                columns.append(func.set_config("plan_cache_mode", "force_custom_plan", true()))
+            statement = select(*columns).where(
                 series_sets.c.tenant_id == self._tenant_id, series_sets.c.environment == self._environment.value
             )
             self._set_ids = {row.dims: row.id for row in await self.connection.execute(statement)}
@@ -171,7 +194,7 @@ class RollupReader:
         found = [
             exists().where(
                 table.c.set_id == set_id,
-                table.c.bucket.in_(list(range(part.start_s, part.end_s, part.step.seconds))),
+                self._among(table.c.bucket, list(range(part.start_s, part.end_s, part.step.seconds))),
                 table.c.series_id == series.c.id,
                 table.c.requests > 0,
             )
@@ -226,8 +249,12 @@ class RollupReader:
             sought = self._ids[wanted]
         if sought == []:
             return None
+        if sought is not None:
+            known = [self._among(series.c.id, sought)]
         parts = [
-            _part(set_id, segment, measures, sought, by_middle="middle" in by or latency, units=units, latency=latency)
+            self._part(
+                set_id, segment, measures, sought, by_middle="middle" in by or latency, units=units, latency=latency
+            )
             for segment in plan.segments
         ]
         rows = (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("r")
@@ -238,6 +265,45 @@ class RollupReader:
         statement = select(series.c.id).where(*known).limit(_MOST_SOUGHT_SERIES + 1)
         ids = list(await self.connection.scalars(statement))
         return ids if len(ids) <= _MOST_SOUGHT_SERIES else None
+
+    def _part(
+        self,
+        set_id: int,
+        segment: Segment,
+        measures: Sequence[str],
+        sought: list[int] | None,
+        *,
+        by_middle: bool,
+        units: bool,
+        latency: bool,
+    ) -> Select[Any]:
+        """The rows of one segment: by series, and by bucket where it is asked for."""
+        table = rollup_units if units else _TABLES[segment.step]
+        columns = table.c
+        where: list[ColumnElement[bool]] = [columns.set_id == set_id]
+        if units:
+            where.append(columns.step == segment.step.value)
+        buckets = list(range(segment.start_s, segment.end_s, segment.step.seconds))
+        if sought is not None and len(sought) * len(buckets) <= _MOST_SEEKS:
+            where += [self._among(columns.bucket, buckets), self._among(columns.series_id, sought)]
+        else:
+            where += [columns.bucket >= segment.start_s, columns.bucket < segment.end_s]
+            where += [self._among(columns.series_id, sought)] if sought is not None else []
+        own = [columns.series_id] + ([columns.unit] if units else [])
+        if by_middle:
+            more = [columns[name] for name in measures]
+            if latency:
+                more.append(columns.latency)
+                where.append(columns.latency.is_not(None))
+            middle = (columns.bucket + segment.step.seconds // 2).label("middle")
+            return select(*own, middle, *more).where(*where)
+        return select(*own, *(func.sum(columns[name]).label(name) for name in measures)).where(*where).group_by(*own)
+
+    def _among(self, column: ColumnElement[int], values: list[int]) -> ColumnElement[bool]:
+        """``column`` has one of ``values``: one parameter where the database takes lists, as each costs its time."""
+        if self._is_postgresql:
+            return column == any_(literal(values, ARRAY(BigInteger)))
+        return column.in_(values)
 
 
 def _late_day(plan: Plan) -> int:
@@ -263,39 +329,6 @@ def _of_groups(by: Sequence[Column], groups: Groups | None) -> list[ColumnElemen
     return [tuple_(*(series.c[name] for name in names)).in_(list(groups))]
 
 
-def _part(
-    set_id: int,
-    segment: Segment,
-    measures: Sequence[str],
-    sought: list[int] | None,
-    *,
-    by_middle: bool,
-    units: bool,
-    latency: bool,
-) -> Select[Any]:
-    """The rows of one segment: by series, and by bucket where it is asked for."""
-    table = rollup_units if units else _TABLES[segment.step]
-    columns = table.c
-    where: list[ColumnElement[bool]] = [columns.set_id == set_id]
-    if units:
-        where.append(columns.step == segment.step.value)
-    buckets = list(range(segment.start_s, segment.end_s, segment.step.seconds))
-    if sought is not None and len(sought) * len(buckets) <= _MOST_SEEKS:
-        where += [columns.bucket.in_(buckets), columns.series_id.in_(sought)]
-    else:
-        where += [columns.bucket >= segment.start_s, columns.bucket < segment.end_s]
-        where += [columns.series_id.in_(sought)] if sought is not None else []
-    own = [columns.series_id] + ([columns.unit] if units else [])
-    if by_middle:
-        more = [columns[name] for name in measures]
-        if latency:
-            more.append(columns.latency)
-            where.append(columns.latency.is_not(None))
-        middle = (columns.bucket + segment.step.seconds // 2).label("middle")
-        return select(*own, middle, *more).where(*where)
-    return select(*own, *(func.sum(columns[name]).label(name) for name in measures)).where(*where).group_by(*own)
-
-
 def _needed(selection: Selection) -> tuple[str, ...]:
     return ("requests",) if selection.status is None else (f"status_{selection.status}xx",)
 
@@ -307,6 +340,6 @@ def _counted(selection: Selection, columns: Any) -> ColumnElement[int]:
 
 
 def _sums(row: Sequence[Any]) -> Sums:
-    requests, allowed, cost, size, results, errors, *statuses = (int(value or 0) for value in row)
+    requests, allowed, cost, size, results, errors, *statuses = [int(value) if value else 0 for value in row]
     one, two, three, four, five = statuses
     return Sums(requests, allowed, cost, size, results, errors, (one, two, three, four, five))
