@@ -22,7 +22,7 @@ _POSTGRESQL_SETTINGS = {
     # A statement or lock that takes longer than this won't be waited for by the one who asked. And none is worth to be
     # compiled, or to start processes for: the planner thinks so of some, which costs hundreds of milliseconds on busy cores.
     "options": "-c statement_timeout=15000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
-    " -c jit=off -c max_parallel_workers_per_gather=0",
+    " -c jit=off -c parallel_setup_cost=1000000",
     # A peer that vanished without a word is noticed.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
