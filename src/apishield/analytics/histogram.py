@@ -23,7 +23,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, compress
 from math import ceil
 from struct import Struct
 from typing import Final
@@ -163,7 +163,7 @@ def sum_histograms(blobs: Iterable[bytes]) -> Histogram:
             for bucket, count in zip(accumulate(ways), counts, strict=True):
                 totals[bucket] += count
     histogram = Histogram()
-    histogram.counts = {bucket: count for bucket, count in enumerate(totals) if count}
+    histogram.counts = dict(zip(compress(range(BUCKETS), totals), filter(None, totals), strict=True))
     return histogram
 
 
