@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import http_sf
 import pytest
 
 from tests.api.support import Caller, Tenant
@@ -74,6 +75,31 @@ async def test_a_name_is_unique_within_the_tenant(alice: Tenant, bob: Tenant) ->
     for tenant in (alice, bob):
         await tenant.ok("POST", "/v1/policies", SEARCH, status=201)
     await alice.problem(409, "conflict", "POST", "/v1/policies", SEARCH)
+
+
+@pytest.mark.parametrize(
+    "name", ["Login (per IP)", "API & co", "ü", "a?", "x'y", "-x", 'say "hi"', "back\\slash", "日本", "é" * 200]
+)
+async def test_a_policy_may_have_any_printable_name_which_is_shown_listed_and_sent_back(
+    alice: Tenant, name: str
+) -> None:
+    made = await alice.ok("POST", "/v1/policies", {**SEARCH, "name": name}, status=201)
+    assert (made["name"], made["limit"]["name"]) == (name, name[:64])
+    assert made in (await alice.ok("GET", "/v1/policies"))["data"]
+    assert await alice.ok("PATCH", f"/v1/policies/{made['id']}", {"limit": made["limit"]}) == made
+    question = {"method": "POST", "path": "/v1/search", "ip": "192.0.2.1"}
+    decision = await Caller(alice.client, alice.service_key).ok("POST", "/v1/check", question)
+    headers = http_sf.parse(decision["headers"]["RateLimit"].encode(), tltype="list")
+    assert len(headers) == len(decision["limits"])
+    assert all(item.isprintable() for item, _ in headers)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x00", "x\u202ey", "", " x", "\u2028"])
+async def test_a_name_with_control_characters_is_422_and_named_once(alice: Tenant, name: str) -> None:
+    override = {"subject": {"ip": "192.0.2.9"}, "limit": "50/minute"}
+    body = {**SEARCH, "name": name, "overrides": [override]}
+    problem = await alice.problem(422, "validation_failed", "POST", "/v1/policies", body)
+    assert [fault["pointer"] for fault in problem["errors"]] == ["/name"]
 
 
 @pytest.mark.parametrize(

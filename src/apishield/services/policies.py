@@ -123,7 +123,7 @@ class PolicyService(Service):
     async def _checked(self, tx: UnitOfWork, policy: Policy, previous: Policy | None) -> Policy:
         """The policy in its one spelling, its limits with their id: changed numbers keep their state, an override's too."""
         limit_id = previous.limit.id if previous else tx.new_id("lim")
-        policy = policy_checks.checked(_named(policy, limit_id))
+        policy = _named(policy_checks.checked(policy), limit_id)
         other = await tx.policies.by_name(policy.tenant_id, policy.name)
         if other is not None and other.id != policy.id:
             raise ProblemError(

@@ -10,7 +10,7 @@ from apishield.core import path_index
 from apishield.core.abuse_detector.addresses import parse_address, parse_network
 from apishield.core.endpoints import ANY_METHOD, ANY_PATH
 from apishield.core.ids import is_id
-from apishield.core.model import MAX_UNITS
+from apishield.core.model import MAX_UNITS, Limit
 from apishield.core.policies import ANYTHING, exact_parts
 from apishield.core.records import Environment, Match, Override, Policy
 from apishield.services.checks import Faults, is_quota
@@ -34,9 +34,7 @@ def checked(policy: Policy) -> Policy:
     _check_per(policy.per, faults)
     _check_match(policy.match, faults)
     _check_sense(policy, faults)
-    faults.limit("/limit", policy.limit)
-    if is_quota(policy.limit):
-        faults.add("/limit", "follows the calendar: quotas belong to keys", "invalid_limit")
+    _check_limit(policy.limit, "/limit", faults)
     if not 1 <= policy.cost <= MAX_UNITS:
         faults.add("/cost", f"must be 1 to {MAX_UNITS:,}, is {policy.cost}; to charge nothing, disable the policy")
     if len(policy.overrides) > MAX_OVERRIDES:
@@ -46,6 +44,13 @@ def checked(policy: Policy) -> Policy:
     methods = tuple(dict.fromkeys(policy.match.methods))
     match = msgspec.structs.replace(policy.match, methods=methods)
     return msgspec.structs.replace(policy, match=match, overrides=overrides)
+
+
+def _check_limit(limit: Limit, at: str, faults: Faults) -> None:
+    """One limit, which need not have a name: it is then called as its policy."""
+    faults.limit(at, limit if limit.name else msgspec.structs.replace(limit, name="unnamed"))
+    if is_quota(limit):
+        faults.add(at, "follows the calendar: quotas belong to keys", "invalid_limit")
 
 
 def _check_per(per: tuple[str, ...], faults: Faults) -> None:
@@ -113,10 +118,8 @@ def _overrides(policy: Policy, faults: Faults) -> tuple[Override, ...]:
         if named in seen:
             faults.add(f"{at}/subject", "is there twice; a part that is left away is the same as one that is *")
         seen.add(named)
-        faults.limit(f"{at}/limit", override.limit)
-        if is_quota(override.limit):
-            faults.add(f"{at}/limit", "follows the calendar: quotas belong to keys", "invalid_limit")
-        elif override.limit.unit != policy.limit.unit:
+        _check_limit(override.limit, f"{at}/limit", faults)
+        if override.limit.unit != policy.limit.unit:
             faults.add(f"{at}/limit/unit", f"must be the policy's, {policy.limit.unit}", "invalid_limit")
         kept.append(spelt)
     return tuple(kept)

@@ -24,7 +24,7 @@ from apishield.api.schemas.limits import (
     LimitIn,
     LimitOut,
     QuotaIn,
-    QuotaLimit,
+    QuotaOut,
     limit_out,
     quota_out,
     quotas,
@@ -193,8 +193,8 @@ class KeyOut(Output):
     scopes: list[str]
     rate_limits: list[LimitOut]
     rate_limit: LimitOut | None = Field(description="The first of `rate_limits`.")
-    quotas: list[QuotaLimit]
-    quota: QuotaLimit | None = Field(description="The first of `quotas`.")
+    quotas: list[QuotaOut]
+    quota: QuotaOut | None = Field(description="The first of `quotas`.")
     allowed_ips: list[str]
     customer_id: str | None
     metadata: Metadata

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 from pydantic_core import PydanticCustomError
 
 from apishield.api.problems import LIMIT
-from apishield.api.schemas.common import Input, TimeZone
+from apishield.api.schemas.common import Input, Output, TimeZone
 from apishield.core.model import (
     MAX_UNITS,
     MAX_WINDOW_SECONDS,
@@ -33,7 +33,7 @@ MAX_TIMEOUT_SECONDS = 86_400
 
 LimitText = Annotated[str, Field(examples=["100/minute", "10/second burst 20"])]
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
-LimitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,63}$")]
+LimitName = Annotated[str, StringConstraints(min_length=1, max_length=64)]  # the services see to the characters
 UnitName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
@@ -132,7 +132,57 @@ LimitIn = Annotated[
     ),
     BeforeValidator(_expand, json_schema_input_type=WindowLimit | BucketLimit | ConcurrencyLimit | LimitText),
 ]
-LimitOut = Annotated[WindowLimit | BucketLimit | ConcurrencyLimit, Field(discriminator="strategy")]
+
+
+class _ShownLimit(Output):
+    """What every limit and quota has in an answer. An answer shows what is stored, and judges nothing of it."""
+
+    name: str
+    unit: str = Field(description="What is counted: `requests`, or a unit of the checks' `cost`.")
+    mode: Literal["enforce", "shadow"]
+    on_store_failure: Literal["local", "allow", "deny"] = Field(
+        description="While the counters can't be reached: this node's share, all, or nothing."
+    )
+
+
+class _ShownRateLimit(_ShownLimit):
+    charge_refused: bool = Field(description="Whether a refused request is charged to this limit too.")
+
+
+class WindowLimitOut(_ShownRateLimit):
+    """`requests` in each aligned window (fixed), or in any interval of that length (sliding)."""
+
+    strategy: Literal["fixed_window", "sliding_window"]
+    requests: int
+    window_seconds: int
+
+
+class BucketLimitOut(_ShownRateLimit):
+    """`requests` each window on average, `burst` at once."""
+
+    strategy: Literal["token_bucket"]
+    requests: int
+    window_seconds: int
+    burst: int
+
+
+class ConcurrencyLimitOut(_ShownRateLimit):
+    """`requests` at the same time; a slot that nobody releases frees itself after `timeout_seconds`."""
+
+    strategy: Literal["concurrency"]
+    requests: int
+    timeout_seconds: int
+
+
+LimitOut = Annotated[WindowLimitOut | BucketLimitOut | ConcurrencyLimitOut, Field(discriminator="strategy")]
+
+
+class QuotaOut(_ShownLimit):
+    """`limit` units in each calendar day or month of `time_zone`."""
+
+    period: Literal["day", "month"]
+    limit: int
+    time_zone: str
 
 
 class QuotaLimit(Input):
