@@ -215,10 +215,12 @@ async def test_nothing_is_lost_or_counted_twice_when_the_broker_is_killed(
         kafka.kill()
         with pytest.raises(Exception, match="holds up to"):
             await node.worker.step()
+        assert node.publisher.stats.failures == 1
         kafka.start()
         await node.publish()
         await until_counted(database, counted(events), clock)
     assert node.publisher.stats.waiting_since_us == 0
+    assert node.publisher.stats.events == len(events), "also those that arrived after the call that had sent them"
 
 
 async def test_a_worker_that_is_killed_is_replaced_by_another_and_nothing_is_lost_or_counted_twice(

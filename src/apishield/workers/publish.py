@@ -38,7 +38,10 @@ class BrokersAwayError(Exception):
 
 
 class PublisherStats(msgspec.Struct):
-    """Plain numbers of one publisher, which only grow, but for ``waiting_since_us``: 0 where nothing waits to arrive."""
+    """Plain numbers of one publisher, which only grow, but for ``waiting_since_us``: 0 where nothing waits to arrive.
+
+    What counts is what has arrived, whichever call has waited for it. Each call in vain is one of ``failures``.
+    """
 
     events: int = 0
     messages: int = 0
@@ -55,6 +58,9 @@ class PublisherStats(msgspec.Struct):
 class _Sending(NamedTuple):
     spool: int
     end: int
+    events: int
+    messages: int
+    bytes: int
 
 
 class Publisher:
@@ -86,6 +92,15 @@ class Publisher:
         ``Fenced`` where what was on its way before has meanwhile arrived, so that ``intake`` is out of date.
         """
         self.stats.waiting_since_us = self.stats.waiting_since_us or self._clock()
+        try:
+            await self._publish(claim, intake)
+        except Fenced:
+            raise
+        except Exception:
+            self.stats.failures += 1
+            raise
+
+    async def _publish(self, claim: Claim, intake: Intake) -> None:
         topic, partitions = self._settings.kafka_topic, (await self._agreed()).partitions
         producer = self._connected()
         if self._sending is not None:
@@ -94,12 +109,15 @@ class Publisher:
             if self._published.get(part.spool) != intake.start:
                 raise Fenced(f"{claim.stream} was published beyond {intake.start}")
             messages = await self._in_thread(partial(_messages, part, partitions))
-            self._sending = _Sending(part.spool, intake.end)
+            self._sending = _Sending(
+                part.spool,
+                intake.end,
+                sum(events_in(frame.payload) for frame in part.frames),
+                sum(map(len, messages.values())),
+                sum(len(value) for some in messages.values() for value in some),
+            )
             producer.send(topic, messages)
             await self._arrive(producer)
-            self.stats.events += sum(events_in(frame.payload) for frame in part.frames)
-            self.stats.messages += sum(map(len, messages.values()))
-            self.stats.bytes += sum(len(value) for some in messages.values() for value in some)
 
     async def settle_pending(self) -> int:
         """Nothing: results are joined where they are taken into the ledger."""
@@ -125,7 +143,6 @@ class Publisher:
         try:
             arrived = await self._in_thread(partial(producer.wait, WAIT_SECONDS))
         except DeliveryFailedError:
-            self.stats.failures += 1
             self._sending = None
             raise
         if not arrived:
@@ -133,6 +150,9 @@ class Publisher:
         await self._in_thread(partial(write_published, self._root, sending.spool, sending.end))
         self._published[sending.spool] = sending.end
         self._sending = None
+        self.stats.events += sending.events
+        self.stats.messages += sending.messages
+        self.stats.bytes += sending.bytes
         self.stats.published_at_us, self.stats.waiting_since_us = self._clock(), 0
 
     async def _agreed(self) -> Agreement:
