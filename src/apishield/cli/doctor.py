@@ -17,7 +17,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check each configured part: Python, data directory, database, secret, Redis, clock, port.
+    """Check each configured part: Python, data directory, database, secret, Redis, Kafka, clock, port.
 
     Each line is ok, warn or fail; what is not ok says how to mend it. Exits 1 where something fails, 2 where a setting
     is wrong.

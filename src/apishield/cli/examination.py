@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from apishield.bootstrap import load_secrets, system_clock
+from apishield.cli.examination_kafka import look_at_kafka
 from apishield.cli.examination_spool import look_at_spools
 from apishield.cli.start import answer, bind
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
@@ -61,6 +62,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(Finding("counters", "ok", "in memory: for one process on one machine"))
     else:
         findings += [finding async for finding in _redis(settings, settings.redis_url)]
+    findings += [Finding(*finding) async for finding in look_at_kafka(settings)]
     findings.append(await asyncio.to_thread(_port, settings))
     return findings
 

@@ -69,13 +69,14 @@ async def agree(database: Database, settings: Settings) -> Agreement:
     async with database.transaction() as tx:
         first = await tx.meta.put_first(f"kafka:{name}", msgspec.json.encode(wanted).decode())
     agreed = msgspec.json.decode(first, type=Agreement)
-    _compare(name, found, agreed)
+    compare(name, found, agreed)
     if agreed.partitions != settings.kafka_partitions:
         log.warning("kafka.partitions_are_fixed", topic=name, in_use=agreed.partitions, set=settings.kafka_partitions)
     return agreed
 
 
-def _compare(name: str, found: TopicDescription, agreed: Agreement) -> None:
+def compare(name: str, found: TopicDescription, agreed: Agreement) -> None:
+    """Refuses, with ``ConfigurationError``, a topic that is not the one that was agreed on, or has too few partitions."""
     if str(found.topic_id) != agreed.topic_id:
         raise ConfigurationError(
             f"The topic '{name}' is not the one whose offsets the ledger knows: it was deleted and made again, or "
@@ -94,7 +95,7 @@ def _prepare(settings: Settings, name: str) -> TopicDescription:
     missing = {name, dead_topic(name)} - set(admin.list_topics(timeout=REQUEST_SECONDS).topics)
     if missing:
         _make(admin, settings, name, missing)
-    _check_size(admin, name)
+    check_size(admin, name)
     described: dict[str, Future[TopicDescription]] = admin.describe_topics(
         TopicCollection([name]), request_timeout=REQUEST_SECONDS
     )
@@ -128,7 +129,7 @@ def _explain(topic: str, wanted: NewTopic, error: KafkaException) -> None:
         raise error
 
 
-def _check_size(admin: AdminClient, name: str) -> None:
+def check_size(admin: AdminClient, name: str) -> None:
     """Refuses a topic that would refuse our messages, where this user may know."""
     resource = ConfigResource(ResourceType.TOPIC, name)
     try:
