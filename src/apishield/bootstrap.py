@@ -211,7 +211,7 @@ class Runtime:
         self.reconciler = Reconciler(database, self.snapshot, self.store, clock)
         self.replays = ReplayService(
             database,
-            DecisionArchive(database, replay_days=settings.replay_days),
+            archive,
             self.snapshot,
             clock,
             replay_days=settings.replay_days,

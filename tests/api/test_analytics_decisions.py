@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from apishield.api.routers.receipts import RECEIPTS_AN_ADDRESS
 from apishield.services.analytics import decisions
+from apishield.services.analytics.places import Queues
 from tests.api.support import Caller, Json, Service, Tenant
 from tests.api.test_analytics_queries import ask, check, report
 
@@ -148,3 +151,20 @@ async def test_a_viewer_reads_receipts_and_a_service_key_does_not(alice: Tenant)
     await (await alice.viewer()).ok("GET", f"/v1/decisions/{decision['decision_id']}")
     caller = Caller(alice.client, alice.service_key)
     await caller.problem(401, "token_invalid", "GET", f"/v1/decisions/{decision['decision_id']}")
+
+
+async def test_lists_of_a_tenant_wait_for_each_other_and_too_many_are_told_to_come_again(
+    service: Service, alice: Tenant, bob: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues = Queues("lists of requests", at_once=1, waiting=1)
+    monkeypatch.setattr(service.runtime.decisions, "_scans", queues)
+    async with queues.admitted(alice.id):
+        waiting = asyncio.create_task(alice.ask("GET", "/v1/analytics/requests"))
+        while queues.waiting_or_going(alice.id) < 2:
+            await asyncio.sleep(0)
+        problem = await alice.problem(429, "concurrency_exceeded", "GET", "/v1/analytics/requests")
+        assert "2 lists of requests" in problem["detail"]
+        await bob.ok("GET", "/v1/analytics/requests")
+        assert not waiting.done()
+    assert (await waiting).status_code == 200
+    assert queues.waiting_or_going(alice.id) == 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from apishield.core.events import EventRef
 from apishield.services.ledger import LedgerService
 from apishield.stores.sql.database import Database
+from apishield.stores.sql.ledger import chunks
 from apishield.stores.sql.ledger.archive import DecisionArchive, StoredDecision
+from apishield.stores.sql.ledger.turns import Turns
 from tests.support.clock import SECOND_US, ManualClock
 from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, settlement
 
@@ -117,3 +122,51 @@ async def test_with_no_days_to_keep_nothing_of_a_caller_is_written_and_results_s
     assert (kept.event.address, kept.event.user_agent, kept.event.message) == (None, None, "")
     assert kept.event.path == "/users/{id}"
     assert await DecisionArchive(database, replay_days=0).find(TENANT, EventRef(SPOOL, 1), made.at_us) is None
+
+
+async def test_however_many_read_no_check_waits_for_more_than_one_chunk(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = LedgerService(database, clock)
+    archive = DecisionArchive(database, turns=Turns(lambda _: asyncio.sleep(0)))
+    made = [decision(n, at_us=clock.now_us - n) for n in range(1, 3_000)]
+    await take(ledger, list(made))
+    turn = 0
+    opened_in: list[int] = []
+    whole = chunks.unpack
+
+    def unpack(payload: bytes) -> Any:
+        opened_in.append(turn)
+        return whole(payload)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(chunks, "unpack", unpack)
+    counting = asyncio.create_task(count_turns())
+    scans = [scanned(archive, 0, clock.now_us, newest_first=bool(n % 2)) for n in range(6)]
+    finds = [archive.find(TENANT, EventRef(SPOOL, n), made[n - 1].at_us) for n in (1, 2_000)]
+    pages, found = await asyncio.gather(asyncio.gather(*scans), asyncio.gather(*finds))
+    counting.cancel()
+    assert [len(page) for page in pages] == [2_999] * 6
+    assert [one is not None and one.event for one in found] == [made[0], made[1_999]]
+    assert len(opened_in) >= 6 * 3 + 2
+    assert len(set(opened_in)) == len(opened_in)
+
+
+async def test_after_a_turn_nobody_works_for_half_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    at_seconds = iter([10.0, 10.004, 20.0, 20.010])
+
+    async def pause(seconds: float) -> None:
+        paused.append(round(seconds, 6))
+
+    monkeypatch.setattr("apishield.stores.sql.ledger.turns.perf_counter", lambda: next(at_seconds))
+    turns = Turns(pause)
+    for _ in range(2):
+        async with turns.turn():
+            pass
+    assert paused == [0.002, 0.005]

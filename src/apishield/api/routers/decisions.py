@@ -59,7 +59,7 @@ def _requests(
 AskedRequests = Annotated[tuple[Question, Narrowed], Depends(_requests)]
 
 
-@router.get("/v1/analytics/requests", responses=errors("invalid_cursor"))
+@router.get("/v1/analytics/requests", responses=errors("invalid_cursor", "concurrency_exceeded"))
 @permit(Permission.ANALYTICS_READ)
 async def list_requests(asked: AskedRequests, runtime: CurrentRuntime, page: PageParameters) -> RecentOut:
     """The latest decisions, newest first, as long as single decisions are kept."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from apishield.core.ports import Clock
 from apishield.core.records import Actor, Environment
 from apishield.errors import PROBLEMS, ProblemError
 from apishield.services.analytics.freshness import FRESH_WITHIN_SECONDS, Freshness, as_it_is
+from apishield.services.analytics.places import Queues
 from apishield.services.analytics.questions import Question
 from apishield.services.base import tenant_of
 from apishield.stores.sql.analytics.plan import Selection
@@ -25,6 +27,10 @@ MOST_SCANNED: Final = 20_000
 
 MOST_SAMPLED: Final = 5_000
 """So many decisions are looked at for a moment of the live view."""
+
+SCANS_AT_ONCE: Final = 2
+SCANS_WAITING: Final = 14
+"""Of a tenant, in a process; who comes then is told to come again."""
 
 _LIST: Final = "requests"
 _JUST_NOW_US: Final = 10_000_000
@@ -64,6 +70,7 @@ class DecisionService:
         self._ids = ids
         self._clock = clock
         self._fresh = fresh
+        self._scans = Queues("lists of requests", at_once=SCANS_AT_ONCE, waiting=SCANS_WAITING)
 
     async def find(self, actor: Actor, decision_id: str) -> Shown:
         """The tenant's decision. Raises 404 for one that is another's, was never made, or is not kept any more."""
@@ -117,20 +124,12 @@ class DecisionService:
         """The tenant's decisions of the period that fit, newest first; questions at cost 0 are none."""
         if question.period.to_us >= question.now_us:
             await self._fresh(FRESH_WITHIN_SECONDS)
-        before = _place_in(page.cursor) if page.cursor is not None else (_LATEST, 0, 0)
-        items: list[Shown] = []
-        last: Place = before
-        scanned = 0
-        async for stored in self._scan(question, before):
-            fits = fits_question(stored, question, narrowed)
-            if fits and len(items) == page.limit:
-                return Recent(items, _cursor(last), last[0])
-            if fits:
-                items.append(self.shown(stored))
-            last = _place(stored)
-            scanned += 1
-            if scanned == MOST_SCANNED:
-                return Recent(items, _cursor(last), last[0])
+        looking = _Looking(question, narrowed, page)
+        async with self._scans.admitted(question.tenant_id):
+            await self._look(looking)
+        items = [self.shown(stored) for stored in looking.found]
+        if looking.has_more:
+            return Recent(items, _cursor(looking.last), looking.last[0])
         return Recent(items, None, question.period.from_us)
 
     async def latest(self, question: Question, since_us: int, most: int) -> Sequence[Shown]:
@@ -138,22 +137,61 @@ class DecisionService:
         items: list[Shown] = []
         scanned = 0
         end_us = question.now_us + _FAR_AHEAD_US
-        async for some in self._archive.scan(question.tenant_id, since_us, end_us, newest_first=True):
-            items += [self.shown(stored) for stored in some if fits_question(stored, question, Narrowed())]
-            scanned += len(some)
-            if len(items) >= most or scanned >= MOST_SAMPLED:
-                break
+        async with aclosing(self._archive.scan(question.tenant_id, since_us, end_us, newest_first=True)) as lists:
+            async for some in lists:
+                async with self._archive.turns.turn():
+                    items += [self.shown(stored) for stored in some if fits_question(stored, question, Narrowed())][
+                        :most
+                    ]
+                scanned += len(some)
+                if len(items) >= most or scanned >= MOST_SAMPLED:
+                    break
         return items[:most]
 
-    async def _scan(self, question: Question, before: Place) -> AsyncIterator[StoredDecision]:
-        from_us, to_us = question.period
-        end_us = min(to_us, before[0] + 1)
+    async def _look(self, looking: _Looking) -> None:
+        from_us, to_us = looking.question.period
+        end_us = min(to_us, looking.last[0] + 1)
         if from_us >= end_us:
             return
-        async for some in self._archive.scan(question.tenant_id, from_us, end_us, newest_first=True):
-            for stored in some:
-                if _place(stored) < before:
-                    yield stored
+        tenant_id = looking.question.tenant_id
+        async with aclosing(self._archive.scan(tenant_id, from_us, end_us, newest_first=True)) as lists:
+            async for some in lists:
+                async with self._archive.turns.turn():
+                    goes_on = looking.take(some)
+                if not goes_on:
+                    return
+
+
+class _Looking:
+    """A page that is being filled: all was looked at up to the place ``last``, and ``has_more`` where it ends there."""
+
+    def __init__(self, question: Question, narrowed: Narrowed, page: PageRequest) -> None:
+        self.question = question
+        self.found: list[StoredDecision] = []
+        self.last: Place = _place_in(page.cursor) if page.cursor is not None else (_LATEST, 0, 0)
+        self.has_more = False
+        self._narrowed = narrowed
+        self._limit = page.limit
+        self._scanned = 0
+
+    def take(self, some: Sequence[StoredDecision]) -> bool:
+        """Takes what fits, newest first. Returns whether there is a use for more."""
+        before = self.last
+        for stored in some:
+            place = _place(stored)
+            if place >= before:
+                continue
+            if fits_question(stored, self.question, self._narrowed):
+                if len(self.found) == self._limit:
+                    self.has_more = True
+                    return False
+                self.found.append(stored)
+            self.last = place
+            self._scanned += 1
+            if self._scanned == MOST_SCANNED:
+                self.has_more = True
+                return False
+        return True
 
 
 def fits_question(stored: StoredDecision, question: Question, narrowed: Narrowed) -> bool:

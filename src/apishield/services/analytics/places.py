@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from apishield.errors import ProblemError
+
+_UNBOUNDED = 1 << 30
 
 
 class Places:
@@ -27,6 +30,10 @@ class Places:
     def taken(self) -> int:
         """How many are taken."""
         return self._taken.total()
+
+    def taken_by(self, tenant_id: str) -> int:
+        """How many the tenant has."""
+        return self._taken.get(tenant_id, 0)
 
     @contextlib.contextmanager
     def admitted(self, tenant_id: str) -> Iterator[None]:
@@ -49,3 +56,30 @@ class Places:
         else:
             return
         raise ProblemError("concurrency_exceeded", message, headers={"Retry-After": str(self._retry_after_seconds)})
+
+
+class Queues:
+    """A queue for each tenant: ``at_once`` go on, ``waiting`` more wait for them, in the order in which they came."""
+
+    def __init__(self, what: str, *, at_once: int, waiting: int) -> None:
+        self._places = Places(
+            what, of_tenant=at_once + waiting, of_all=_UNBOUNDED, reserved=0, retry_after_seconds=1
+        )  # each tenant's is bounded; all take turns at what is costly
+        self._at_once = at_once
+        self._gates: dict[str, asyncio.Semaphore] = {}
+
+    def waiting_or_going(self, tenant_id: str) -> int:
+        """How many of the tenant's there are."""
+        return self._places.taken_by(tenant_id)
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, tenant_id: str) -> AsyncIterator[None]:
+        """Waits for its turn. Raises 429 ``concurrency_exceeded`` where too many wait already."""
+        with self._places.admitted(tenant_id):
+            gate = self._gates.setdefault(tenant_id, asyncio.Semaphore(self._at_once))
+            try:
+                async with gate:
+                    yield
+            finally:
+                if self._places.taken_by(tenant_id) == 1:  # nobody else holds on to the gate
+                    self._gates.pop(tenant_id, None)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apishield.core.events import DecisionEvent, Event, EventRef, ResultEvent, SettlementEvent
+from apishield.core.events import CountEvent, DecisionEvent, Event, EventRef, ResultEvent, SettlementEvent
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger.chunks import BLOCK, EVENTS_AT_MOST, HOUR_US, Chunk
 from apishield.stores.sql.ledger.statements import select_rows
+from apishield.stores.sql.ledger.turns import Turns
 
 _DAY_US: Final = 24 * HOUR_US
 _PAGE, _LARGEST_PAGE = 8, 64
@@ -27,6 +28,7 @@ _PAGE_EVENTS: Final = 8 * EVENTS_AT_MOST
 """So many events are read at once, about: of a tenant with little traffic they lie in many small chunks."""
 
 _CHUNKS_REMEMBERED: Final = 64
+_MOST_OPENED: Final = 1_000  # for one decision
 _FIELDS: Final = "id, spool, first_sequence, last_sequence, from_us, to_us, payload"
 
 
@@ -65,9 +67,10 @@ class Found:
 
 
 class DecisionArchive:
-    """The decisions of the last ``replay_days``."""
+    """The decisions of the last ``replay_days``. All who read a process's share its ``turns``, so there is one a process."""
 
-    def __init__(self, database: Database, *, replay_days: int = 7) -> None:
+    def __init__(self, database: Database, *, replay_days: int = 7, turns: Turns | None = None) -> None:
+        self.turns = turns or Turns()
         self._database = database
         self._kept_us = replay_days * _DAY_US
 
@@ -75,8 +78,7 @@ class DecisionArchive:
         """The tenant's decision at ``ref``, made at ``at_us``; ``None`` where it isn't kept, not yet, or not any more."""
         if self._is_gone(at_us):
             return None
-        async with self._database.read() as work:
-            return await _find(work.connection, tenant_id, ref)
+        return await self._find(tenant_id, ref)
 
     async def find_public(self, ref: EventRef, at_us: int, is_tenant: Callable[[str], bool]) -> StoredDecision | None:
         """The decision at ``ref`` of the tenant for which ``is_tenant`` holds: whose key has made the id's MAC."""
@@ -88,33 +90,50 @@ class DecisionArchive:
         )
         place = (ref.spool, _start(ref.sequence), ref.sequence, ref.sequence)
         async with self._database.read() as work:
-            for (tenant_id,) in await select_rows(work.connection, statement, place):
-                if is_tenant(tenant_id):
-                    return await _find(work.connection, tenant_id, ref)
+            tenants = await select_rows(work.connection, statement, place)
+        for (tenant_id,) in tenants:
+            if is_tenant(tenant_id):
+                return await self._find(tenant_id, ref)
         return None
 
     async def scan(
         self, tenant_id: str, from_us: int, to_us: int, *, newest_first: bool = False
-    ) -> AsyncIterator[list[StoredDecision]]:
-        """The tenant's decisions from ``from_us`` to before ``to_us``, in the order of time, some hundred at once.
+    ) -> AsyncGenerator[list[StoredDecision], None]:
+        """The tenant's decisions from ``from_us`` to before ``to_us``, in the order of time, 1,024 at once at most.
 
         Holds as many chunks as overlap in time, however long the period is, and no transaction between two lists.
         """
         from_us = max(from_us, self._database.clock() - self._kept_us + 1)
-        opened = _Opened(self._database, tenant_id)
+        opened = _Opened(self._database, tenant_id, self.turns)
         order = _NEWEST_FIRST if newest_first else _OLDEST_FIRST
         waiting: list[StoredDecision] = []
         async for chunks in _pages(self._database, tenant_id, from_us, to_us, order):
             for decisions in await opened.read(chunks):
-                waiting += [stored for stored in decisions if from_us <= stored.event.at_us < to_us]
+                async with self.turns.turn():
+                    waiting += [stored for stored in decisions if from_us <= stored.event.at_us < to_us]
             # Later pages begin behind the last chunk of this one: what lies before that is complete.
             border_us = order.border_us(chunks[-1])
-            ready = [stored for stored in waiting if order.is_before(stored.event.at_us, border_us)]
-            waiting = [stored for stored in waiting if not order.is_before(stored.event.at_us, border_us)]
-            if ready:
-                yield order.sorted(ready)
-        if waiting:
-            yield order.sorted(waiting)
+            async with self.turns.turn():
+                ready = [stored for stored in waiting if order.is_before(stored.event.at_us, border_us)]
+                waiting = [stored for stored in waiting if not order.is_before(stored.event.at_us, border_us)]
+                ready = order.sorted(ready)
+            for start in range(0, len(ready), EVENTS_AT_MOST):
+                yield ready[start : start + EVENTS_AT_MOST]
+        async with self.turns.turn():
+            waiting = order.sorted(waiting)
+        for start in range(0, len(waiting), EVENTS_AT_MOST):
+            yield waiting[start : start + EVENTS_AT_MOST]
+
+    async def _find(self, tenant_id: str, ref: EventRef) -> StoredDecision | None:
+        known = Found()
+        async with self._database.read() as work:  # let go of before the first turn, which others may have
+            ids = await _holding(work.connection, tenant_id, ref.spool, [ref.sequence])
+            chunks = await _payloads(work.connection, tenant_id, ids[:_MOST_OPENED])
+        for chunk in chunks:
+            async with self.turns.turn():
+                known.add(ref.spool, (event for event in chunk.events() if _sequence(event) == ref.sequence))
+        event = known.decisions.get((ref.spool, ref.sequence))
+        return None if event is None else known.stored(ref.spool, event)
 
     def _is_gone(self, at_us: int) -> bool:
         return at_us <= self._database.clock() - self._kept_us
@@ -177,9 +196,10 @@ async def _pages(
 class _Opened:
     """Chunks of results that were opened of late: those of neighbouring decisions often lie in the same one."""
 
-    def __init__(self, database: Database, tenant_id: str) -> None:
+    def __init__(self, database: Database, tenant_id: str, turns: Turns) -> None:
         self._database = database
         self._tenant_id = tenant_id
+        self._turns = turns
         self._events: OrderedDict[int, list[Event]] = OrderedDict()
 
     async def read(self, chunks: Sequence[Chunk]) -> list[list[StoredDecision]]:
@@ -187,16 +207,18 @@ class _Opened:
         found = Found()
         events: list[tuple[int, list[Event]]] = []
         for chunk in chunks:
-            await asyncio.sleep(0)  # checks are decided on the same loop: none waits for more than a chunk
-            some = chunk.events()
-            found.add(chunk.spool, some)
+            async with self._turns.turn():
+                some = chunk.events()
+            async with self._turns.turn():
+                found.add(chunk.spool, some)
             events.append((chunk.spool, some))
         for spool, late in await self._late(chunks):
-            found.add(spool, late)
+            async with self._turns.turn():
+                found.add(spool, late)
         read: list[list[StoredDecision]] = []
         for spool, some in events:
-            await asyncio.sleep(0)
-            read.append([found.stored(spool, event) for event in some if isinstance(event, DecisionEvent)])
+            async with self._turns.turn():
+                read.append([found.stored(spool, event) for event in some if isinstance(event, DecisionEvent)])
         return read
 
     async def _late(self, chunks: Sequence[Chunk]) -> list[tuple[int, list[Event]]]:
@@ -213,8 +235,8 @@ class _Opened:
             missing = [row_id for row_id, _ in wanted if row_id not in self._events]
             opened = await _payloads(work.connection, self._tenant_id, missing)
         for chunk in opened:
-            await asyncio.sleep(0)
-            self._events[chunk.id] = chunk.events()
+            async with self._turns.turn():
+                self._events[chunk.id] = chunk.events()
         late = [(spool, self._events[row_id]) for row_id, spool in wanted if row_id in self._events]
         while len(self._events) > _CHUNKS_REMEMBERED:
             self._events.popitem(last=False)
@@ -232,26 +254,30 @@ async def look_up(
         for sequence in sorted(sequences):
             blocks.setdefault(sequence // BLOCK, []).append(sequence)
         for numbers in blocks.values():
-            ids: list[int] = []
-            for kind in ("decision", "result"):
-                rows = await _overlapping(connection, tenant_id, kind, spool, numbers[0], numbers[-1])
-                ids += [row.id for row in rows if _holds_any(row.first_sequence, row.last_sequence, numbers)]
-            ids = ids[:at_most]
+            ids = (await _holding(connection, tenant_id, spool, numbers))[:at_most]
             at_most -= len(ids)
             for chunk in await _payloads(connection, tenant_id, ids):
                 known.add(spool, chunk.events())
+                await asyncio.sleep(0)  # checks may be decided on the same loop: none waits for more than a chunk
     return found
+
+
+async def _holding(connection: AsyncConnection, tenant_id: str, spool: int, numbers: list[int]) -> list[int]:
+    """The numbers of the chunks that can hold any of these sequences, which lie in one block and are in order."""
+    ids: list[int] = []
+    for kind in ("decision", "result"):
+        rows = await _overlapping(connection, tenant_id, kind, spool, numbers[0], numbers[-1])
+        ids += [row.id for row in rows if _holds_any(row.first_sequence, row.last_sequence, numbers)]
+    return ids
+
+
+def _sequence(event: Event) -> int | None:
+    return None if isinstance(event, CountEvent) else event.sequence
 
 
 def _holds_any(first: int, last: int, numbers: list[int]) -> bool:
     place = bisect_left(numbers, first)
     return place < len(numbers) and numbers[place] <= last
-
-
-async def _find(connection: AsyncConnection, tenant_id: str, ref: EventRef) -> StoredDecision | None:
-    known = (await look_up(connection, {(tenant_id, ref.spool): {ref.sequence}}, at_most=1_000))[tenant_id, ref.spool]
-    event = known.decisions.get((ref.spool, ref.sequence))
-    return None if event is None else known.stored(ref.spool, event)
 
 
 async def _overlapping(
