@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets as system_random
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ from apishield.services.loops import (
     Loop,
 )
 from apishield.services.policies import PolicyService
-from apishield.services.reconcile import Reconciler
+from apishield.services.reconcile import HASTY_SECONDS, Reconciler
 from apishield.services.recorder import DecisionRecorder
 from apishield.services.replay import ReplayService, forget_old_replays
 from apishield.services.reports import ReportService
@@ -221,6 +222,7 @@ class Runtime:
         self.idempotency = IdempotencyService(database, secrets)
         self._started_at_us = 0
         self._feed = Loop("snapshot", self.snapshot.catch_up, POLL_SECONDS)
+        self._reconciling = Loop("reconcile", self._reconcile, RECONCILE_SECONDS)
         self._loops = [
             self._feed,
             Loop("usage", self.usage.flush, FLUSH_SECONDS),
@@ -229,7 +231,7 @@ class Runtime:
             Loop("renewal", self._renew_secrets, FLUSH_SECONDS),
             Loop("operator", self._learn_operator, OPERATOR_SECONDS),
             Loop("housekeeping", self._keep_house, HOUSEKEEPING_SECONDS),
-            Loop("reconcile", self._reconcile, RECONCILE_SECONDS),
+            self._reconciling,
             Loop("metrics", self.metrics.publish, METRICS_SECONDS),
         ]
         if self.drain is not None:
@@ -321,6 +323,8 @@ class Runtime:
                 self.reconciler.rest()
                 return
         await self.reconciler.tend()
+        if self.reconciler.is_hasty:
+            asyncio.get_running_loop().call_later(HASTY_SECONDS, self._reconciling.wake)
 
     async def _committed(self, sequence: int) -> None:
         """After a change: this node knows it before the answer goes out; the others hear of it."""
@@ -349,7 +353,19 @@ class Runtime:
         if url is None:
             return MemoryStore(self.clock, self.usage)
         redis = RedisStore(url, self.usage, timeout_ms=self.settings.redis_timeout_ms)
-        return FailoverStore(redis, self.clock, self.usage, live_nodes=lambda: self.live_nodes)
+        return FailoverStore(
+            redis,
+            self.clock,
+            self.usage,
+            live_nodes=lambda: self.live_nodes,
+            is_kept=self.usage.keeps,
+            on_healed=self._store_healed,
+        )
+
+    def _store_healed(self) -> None:
+        """What this node admitted without the store is looked at now, not at the next round."""
+        self.reconciler.hasten()
+        self._reconciling.wake()
 
     def _make_notices(self) -> ChangeNotices | None:
         return None if self.settings.redis_url is None else ChangeNotices(connect(self.settings.redis_url))

@@ -5,7 +5,8 @@
     APIShieldError
     ├── ProblemError         a request that can't be served; a code of the catalogue, and faults by JSON pointer
     ├── StoreUnavailable     the counters' store can't be reached
-    │   └── StoreFull        it works, but has no room for a new counter
+    │   ├── StoreFull        it works, but has no room for a new counter
+    │   └── NoAnswer         what was asked may have been done, or may yet be
     ├── ConfigurationError   a setting is wrong; names the variable and the fix
     └── MissingExtra         an optional part is not installed; names the install command
 
@@ -129,6 +130,10 @@ class StoreFull(StoreUnavailable):
     """The store of the counters works, but has no room for a new one."""
 
     told = "The counters have no room for a new one now."
+
+
+class NoAnswer(StoreUnavailable):
+    """The store of the counters was asked and gave no answer: what was asked may have been done, or may yet be."""
 
 
 class ConfigurationError(APIShieldError):

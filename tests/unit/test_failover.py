@@ -25,7 +25,7 @@ from apishield.core.model import (
     Verdict,
 )
 from apishield.core.ports import CounterStore, Held, Hold
-from apishield.errors import StoreFull, StoreUnavailable
+from apishield.errors import NoAnswer, StoreFull, StoreUnavailable
 from apishield.stores import failover
 from apishield.stores.failover import FailoverStore
 from apishield.stores.memory import MemoryStore
@@ -294,6 +294,67 @@ async def test_a_store_that_lost_its_state_is_not_charged_twice_for_what_was_adm
     primary.is_gone = False
     await turns()
     assert (await ask(store, counter(Quota(100)), cost=0)).outcomes[0].remaining == 10
+    await store.close()
+
+
+async def test_quotas_that_the_ledger_of_events_keeps_are_not_charged_on_healing(
+    primary: Primary, clock: ManualClock
+) -> None:
+    ledger, kept, other, healed = Ledger(70), counter(Quota(100)), counter(Quota(100), "b"), []
+    primary.is_gone = True
+    store = FailoverStore(
+        primary,
+        clock,
+        ledger,
+        is_kept=lambda asked: asked.key == kept.key,
+        on_healed=lambda: healed.append(store.is_degraded),
+    )
+    assert await admitted(store, kept, other, checks=20) == 20
+    ledger.used += 20  # the events of what was admitted arrive
+    primary.inner = MemoryStore(clock, ledger)
+    primary.is_gone = False
+    await turns()
+    assert [outcome.remaining for outcome in (await ask(store, kept, cost=0)).outcomes] == [10]
+    assert healed == [False]
+    await store.close()
+
+
+async def test_a_node_that_ends_notes_no_use_that_the_ledger_of_events_keeps(
+    primary: Primary, clock: ManualClock
+) -> None:
+    ledger = Ledger(70)
+    primary.is_gone = True
+    store = FailoverStore(primary, clock, ledger, is_kept=lambda asked: True)
+    assert await admitted(store, counter(Quota(100)), checks=20) == 20
+    await store.close()
+    assert ledger.noted == []
+
+
+async def test_units_of_a_call_that_may_have_run_are_brought_back_of_windows_and_not_of_quotas(
+    clock: ManualClock,
+) -> None:
+    class Silent(Primary):
+        """Does what it is asked, and does not say so."""
+
+        async def decide(
+            self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
+        ) -> Verdict:
+            verdict = await super().decide(counters, costs, check_id, hold)
+            if self.is_silent:
+                raise NoAnswer("silent")
+            return verdict
+
+        is_silent = True
+
+    primary = Silent(clock)
+    store = FailoverStore(primary, clock, Ledger(0))
+    quota, window = counter(Quota(100)), counter(SlidingWindow(100, MINUTE_US))
+    assert (await ask(store, quota, window)).degraded
+    primary.is_silent = False
+    await ask(store, quota, window, cost=0)
+    await turns()
+    verdict = await ask(store, quota, window, cost=0)
+    assert [outcome.remaining for outcome in verdict.outcomes] == [99, 98]
     await store.close()
 
 

@@ -45,6 +45,11 @@ def overflow_key(tenant_id: str, environment: str, limit: Limit) -> str:
     return _prefix(tenant_id, environment, limit.id, type(limit.algorithm)) + OVERFLOW
 
 
+def tenant_of(key: str) -> str:
+    """Whose counter has this key."""
+    return unquote(hash_tag(key).removeprefix("as:{"))
+
+
 def subject_text(key: str) -> str:
     """The part of a counter's key that names whom it counts; of bounded length, whatever the subject was."""
     return key.split("|", 4)[4]

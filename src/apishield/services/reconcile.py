@@ -35,6 +35,8 @@ from apishield.stores.sql.database import Database
 log = structlog.get_logger("apishield.reconcile")
 
 LOOKS: Final = 3
+HASTY_SECONDS: Final = 1.0  # between looks, after a store came back: longer than events take to the ledger
+HASTY_FOR_SECONDS: Final = 15.0  # so that nodes which come back to the store a little later are looked at, too
 _ASKED_AT_ONCE: Final = 64
 _PAUSES: Final = 20  # times as long as the look took: it never costs more than a twentieth of a node
 _PERIOD_ENDS_US: Final = (
@@ -95,7 +97,17 @@ class Reconciler:
         self._clock = clock
         self._looks: dict[_Place, list[_Look]] = {}
         self._due = 0.0
+        self._hasty_until = 0.0
         self.stats = ReconcileStats()
+
+    @property
+    def is_hasty(self) -> bool:
+        """Whether the next look should come after ``HASTY_SECONDS``, not when a round comes by itself."""
+        return asyncio.get_running_loop().time() < self._hasty_until
+
+    def hasten(self) -> None:
+        """Looks more often for a while: a store came back, and does not know what was admitted without it."""
+        self._hasty_until = asyncio.get_running_loop().time() + HASTY_FOR_SECONDS
 
     async def tend(self) -> None:
         """A look whenever it is due: where one takes long, as with many keys, the pauses are longer, too."""

@@ -18,6 +18,7 @@ import msgspec
 from apishield.analytics.periods import Segment
 from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import Step
+from apishield.core.counter_keys import subject_of, subject_text, tenant_of
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, QuotaUse
 from apishield.core.records import Actor, Key, Policy
@@ -65,12 +66,16 @@ class KeyTotals(msgspec.Struct, frozen=True):
 
 
 class KeyUsage(msgspec.Struct, frozen=True):
-    """The whole answer of ``GET /v1/keys/{id}/usage``."""
+    """The whole answer of ``GET /v1/keys/{id}/usage``.
+
+    ``fresh`` says whether all that this process has decided is in the totals; limits and quotas are live.
+    """
 
     key_id: str
     rate_limits: list[LimitUsage]
     quotas: list[QuotaUsage]
     totals: KeyTotals
+    fresh: bool
 
 
 class UsageService:
@@ -82,14 +87,14 @@ class UsageService:
         self._clock = clock
         self.shadow = ShadowNotes()
         self._counters: CounterStore | None = None
-        self._fresh: Callable[[], Awaitable[object]] | None = None
+        self._fresh: Callable[[], Awaitable[bool]] | None = None
         self._last_used: dict[str, int] = {}
         self._quotas: dict[tuple[str, int], QuotaUse] = {}
 
-    def use(self, counters: CounterStore, fresh: Callable[[], Awaitable[object]]) -> None:
+    def use(self, counters: CounterStore, fresh: Callable[[], Awaitable[bool]]) -> None:
         """Names the store whose live counters ``key_usage`` looks at; it in turn needs this service to seed its quotas.
 
-        ``fresh`` waits until the ledger holds what this process has answered.
+        ``fresh`` waits until the ledger holds what this process has answered, not for long; whether it does.
         """
         self._counters = counters
         self._fresh = fresh
@@ -117,6 +122,18 @@ class UsageService:
             if noted is not None:
                 used[counter_key] = max(noted.used, used.get(counter_key, 0))
         return used
+
+    def keeps(self, counter: Counter) -> bool:
+        """Whether the ledger of events knows all that is admitted of a quota: seeds and ``reconcile`` bring it back.
+
+        Those are the quotas that are a key's own. Of a policy's, and of one that charges refusals, only the counter knows.
+        """
+        key_id = subject_of(subject_text(counter.key)).get("key")
+        view = self._snapshot.tenant(tenant_of(counter.key))
+        entry = view.keys.get(key_id) if view is not None and key_id is not None else None
+        if entry is None or counter.limit.charge_refused:
+            return False
+        return any(limit.id == counter.limit.id for limit in entry.key.quotas)
 
     # --- behind -------------------------------------------------------------------------------------------------------
 
@@ -152,8 +169,7 @@ class UsageService:
         asked = self._counters.decide(limits.counters, [0] * len(limits.counters))
         verdict = asked if isinstance(asked, Verdict) else await asked
         measured = list(zip(limits.counters, limits.meters, verdict.outcomes, strict=True))
-        if self._fresh is not None:
-            await self._fresh()
+        fresh = self._fresh is None or await self._fresh()
         now_us = self._clock()
         return KeyUsage(
             key.id,
@@ -173,6 +189,7 @@ class UsageService:
             ],
             [_quota_usage(counter, outcome, verdict.now_us) for counter, _, outcome in measured if _is_quota(counter)],
             await self._totals(key, now_us),
+            fresh,
         )
 
     async def shadow_report(self, policy: Policy) -> ShadowReport:

@@ -5,7 +5,11 @@
   the store on healing.
 - ``allow`` and ``deny`` do that.
 
-Quotas go on from what the durable ledger knows. After a few failures the store is left alone (the breaker is open) and only a
+Quotas go on from what the durable ledger knows. What is admitted of them here is not charged to the store where the ledger of
+events knows it, too: the store is seeded from the ledger, and ``services.reconcile`` charges what it is missing. Of other
+quotas it is charged, save where the call that failed may have charged it.
+
+ After a few failures the store is left alone (the breaker is open) and only a
 probe goes to it, behind, until one comes back; so a store that hangs costs a few checks its time-out, and the others nothing.
 """
 
@@ -21,8 +25,8 @@ import structlog
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Once, Verdict
 from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
-from apishield.errors import StoreFull, StoreUnavailable
-from apishield.stores.local_share import LocalShare
+from apishield.errors import NoAnswer, StoreFull, StoreUnavailable
+from apishield.stores.local_share import LocalShare, nothing_is_kept
 
 log = structlog.get_logger("apishield.store")
 
@@ -50,7 +54,8 @@ class FailoverStats(msgspec.Struct):
 class FailoverStore:
     """A ``CounterStore`` over ``primary`` that never raises from ``decide`` and never makes a check wait for long.
 
-    ``clock`` is this node's, used only while degraded; ``ledger`` says how much of the quotas is used.
+    ``clock`` is this node's, used only while degraded; ``ledger`` says how much of the quotas is used. ``is_kept`` is whether
+    the ledger of events knows what is admitted of a quota, and ``on_healed`` is called when the store is used again.
     """
 
     def __init__(
@@ -60,10 +65,13 @@ class FailoverStore:
         ledger: QuotaLedger | None = None,
         *,
         live_nodes: Callable[[], int] = lambda: 1,
+        is_kept: Callable[[Counter], bool] = nothing_is_kept,
+        on_healed: Callable[[], None] = lambda: None,
     ) -> None:
         self.stats = FailoverStats()
         self._primary = primary
-        self._local = LocalShare(clock, ledger, live_nodes)
+        self._local = LocalShare(clock, ledger, live_nodes, is_kept)
+        self._on_healed = on_healed
         self._failures = 0
         self._failed_at = 0.0
         self._is_open = False
@@ -177,7 +185,8 @@ class FailoverStore:
             verdict = await pending
         except StoreUnavailable as error:
             self._note_failure(counters, error, once)
-            local = self._decide_locally(counters, costs, check_id, once)
+            has_run = isinstance(error, NoAnswer)
+            local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
             return local if isinstance(local, Verdict) else await local
         if self._failures and not self._is_open:
             self._failures = 0
@@ -185,12 +194,18 @@ class FailoverStore:
         return verdict
 
     def _decide_locally(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, once: Once | None = None
+        self,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        once: Once | None = None,
+        *,
+        may_have_run: bool = False,
     ) -> Verdict | Awaitable[Verdict]:
         self.stats.local_decisions += 1
         if once is not None:
-            return self._local.decide_once(once, counters, costs, check_id)
-        return self._local.decide(counters, costs, check_id)
+            return self._local.decide_once(once, counters, costs, check_id, may_have_run=may_have_run)
+        return self._local.decide(counters, costs, check_id, may_have_run=may_have_run)
 
     # --- the breaker --------------------------------------------------------------------------------------------------
 
@@ -220,7 +235,8 @@ class FailoverStore:
     async def _heal(self) -> None:
         """Probes until the store answers, then brings the local charges back."""
         try:
-            await self._bring_back()
+            if not self._is_open:
+                await self._mend()
             pause_seconds = FIRST_PAUSE_SECONDS
             while self._is_open:
                 await asyncio.sleep(pause_seconds)
@@ -229,9 +245,13 @@ class FailoverStore:
                     self._failures = 0
                     self._is_open = False
                     log.info("store.healed", local_decisions=self.stats.local_decisions)
-                    await self._bring_back()  # where that fails often enough, the store is given up again
+                    await self._mend()  # where that fails often enough, the store is given up again
         finally:
             self._healing = None
+
+    async def _mend(self) -> None:
+        await self._bring_back()
+        self._on_healed()
 
     async def _answers(self) -> bool:
         """Whether the server that failed can be written to again."""
@@ -243,7 +263,7 @@ class FailoverStore:
 
     async def _bring_back(self) -> None:
         """Charges the store what was admitted without it. What fails then may have run, and is not sent again."""
-        owed = [] if self._is_open else await self._local.take_owed()
+        owed = await self._local.take_owed()
         for start in range(0, len(owed), BROUGHT_BACK_AT_ONCE):
             part = owed[start : start + BROUGHT_BACK_AT_ONCE]
             done = await asyncio.gather(

@@ -37,16 +37,30 @@ RETRY_DENIED_US = SECOND_US
 MAX_SHARES = 100_000
 
 
+def nothing_is_kept(counter: Counter) -> bool:
+    """No ledger of events knows what is admitted of ``counter``."""
+    return False
+
+
 class LocalShare:
     """Decides each limit as its ``on_store_failure`` says; every verdict is ``degraded``.
 
     A ``local`` limit becomes this node's share, at least 1; of a quota, a share of what the ledger says is left.
+    What is admitted is owed to the store, save of a quota that ``is_kept`` by the ledger of events: that is the truth, which
+    the store is held to afterwards.
     """
 
-    def __init__(self, clock: Clock, ledger: QuotaLedger | None, live_nodes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        ledger: QuotaLedger | None,
+        live_nodes: Callable[[], int],
+        is_kept: Callable[[Counter], bool] = nothing_is_kept,
+    ) -> None:
         self._clock = clock
         self._ledger = ledger
         self._live_nodes = live_nodes
+        self._is_kept = is_kept
         self._store = MemoryStore(clock, self)
         self._decided = DecidedChecks(clock)
         self._owed: dict[str, tuple[Counter, int, int]] = {}
@@ -55,13 +69,17 @@ class LocalShare:
         self._shares: dict[tuple[int, str], tuple[Limit, int, Limit]] = {}
 
     def decide(
-        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = ""
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", *, may_have_run: bool = False
     ) -> Verdict | Awaitable[Verdict]:
-        """Decides one check; at once, save where a quota's use must first be read from the ledger."""
+        """Decides one check; at once, save where a quota's use must first be read from the ledger.
+
+        ``may_have_run`` is whether the store may have charged it, too; quotas are then not owed.
+        """
         if self._ledger is not None:
             unknown = [c for c in counters if isinstance(c.limit.algorithm, Quota) and c.key not in self._used]
             if unknown:
-                return self._learn_and_decide(self._ledger, unknown, counters, costs, check_id)
+                known = self._learn(self._ledger, unknown)
+                return self._decide_after(known, counters, costs, check_id, may_have_run=may_have_run)
         denied = any(_does(counter, OnStoreFailure.DENY) and counter.limit.mode is Mode.ENFORCE for counter in counters)
         shared = [
             (self._shared(counter), 0 if denied else cost)
@@ -73,14 +91,22 @@ class LocalShare:
         except StoreFull:
             return Verdict(False, self._clock(), [_DENIED] * len(counters), degraded=True, denied=True)
         if isinstance(verdict, Verdict):
-            return self._answer(counters, costs, verdict, denied=denied)
-        return self._answer_later(counters, costs, verdict, denied=denied)
+            return self._answer(counters, costs, verdict, denied=denied, may_have_run=may_have_run)
+        return self._answer_later(counters, costs, verdict, denied=denied, may_have_run=may_have_run)
 
     def decide_once(
-        self, once: Once, counters: Sequence[Counter], costs: Sequence[int], check_id: str
+        self,
+        once: Once,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        *,
+        may_have_run: bool = False,
     ) -> Verdict | Awaitable[Verdict]:
         """Decides one check, or finds the verdict that this node gave."""
-        return self._decided.decide(once, check_id, counters, lambda: self.decide(counters, costs, check_id))
+        return self._decided.decide(
+            once, check_id, counters, lambda: self.decide(counters, costs, check_id, may_have_run=may_have_run)
+        )
 
     def decided(self, once: Once) -> Repeat | Awaitable[Repeat] | None:
         """The verdict that this node gave by itself, if it did."""
@@ -89,7 +115,7 @@ class LocalShare:
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the share."""
         await self._store.charge([self._shared(counter) for counter in counters], costs)
-        self._owe(counters, costs, self._clock())
+        self._owe(counters, costs, self._clock(), may_have_run=False)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` was given here."""
@@ -136,14 +162,20 @@ class LocalShare:
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
-    async def _learn_and_decide(
+    async def _decide_after(
         self,
-        ledger: QuotaLedger,
-        unknown: Sequence[Counter],
+        known: Awaitable[None],
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
+        *,
+        may_have_run: bool,
     ) -> Verdict:
+        await known
+        verdict = self.decide(counters, costs, check_id, may_have_run=may_have_run)
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    async def _learn(self, ledger: QuotaLedger, unknown: Sequence[Counter]) -> None:
         """Asks the ledger, but not for long: where it is gone too, this node counts its share from zero."""
         now_us = self._clock()
         periods = {counter.key: period_of(counter.limit.algorithm, now_us) for counter in unknown}  # type: ignore[arg-type]
@@ -151,8 +183,6 @@ class LocalShare:
         for counter in unknown:
             self._used.setdefault(counter.key, used.get(counter.key, 0))
             self._quotas[counter.key] = counter
-        verdict = self.decide(counters, costs, check_id)
-        return verdict if isinstance(verdict, Verdict) else await verdict
 
     def _shared(self, counter: Counter) -> Counter:
         """The counter of this node's share."""
@@ -166,7 +196,9 @@ class LocalShare:
             found = self._shares[name] = (limit, nodes, share)
         return Counter(counter.key, found[2], None, counter.overflow_key)
 
-    def _answer(self, counters: Sequence[Counter], costs: Sequence[int], verdict: Verdict, *, denied: bool) -> Verdict:
+    def _answer(
+        self, counters: Sequence[Counter], costs: Sequence[int], verdict: Verdict, *, denied: bool, may_have_run: bool
+    ) -> Verdict:
         shared = iter(verdict.outcomes)
         outcomes = [
             next(shared)
@@ -179,23 +211,32 @@ class LocalShare:
         admitted = verdict.admitted and not denied
         if admitted:
             charged = [cost if outcome.admitted else 0 for cost, outcome in zip(costs, outcomes, strict=True)]
-            self._owe(counters, charged, verdict.now_us)
+            self._owe(counters, charged, verdict.now_us, may_have_run=may_have_run)
         return Verdict(admitted, verdict.now_us, outcomes, degraded=True, denied=denied)
 
     async def _answer_later(
-        self, counters: Sequence[Counter], costs: Sequence[int], pending: Awaitable[Verdict], *, denied: bool
+        self,
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        pending: Awaitable[Verdict],
+        *,
+        denied: bool,
+        may_have_run: bool,
     ) -> Verdict:
-        return self._answer(counters, costs, await pending, denied=denied)
+        return self._answer(counters, costs, await pending, denied=denied, may_have_run=may_have_run)
 
-    def _owe(self, counters: Sequence[Counter], costs: Sequence[int], now_us: int) -> None:
+    def _owe(self, counters: Sequence[Counter], costs: Sequence[int], now_us: int, *, may_have_run: bool) -> None:
         for counter, cost in zip(counters, costs, strict=True):
-            if cost and not isinstance(counter.limit.algorithm, Concurrency):
-                _, units, at_us = self._owed.get(counter.key, (counter, 0, now_us))
-                if isinstance(counter.limit.algorithm, Quota) and not _same_period(
-                    counter.limit.algorithm, at_us, now_us
-                ):
+            rule = counter.limit.algorithm
+            if not cost or isinstance(rule, Concurrency):
+                continue
+            _, units, at_us = self._owed.get(counter.key, (counter, 0, now_us))
+            if isinstance(rule, Quota):
+                if may_have_run or self._is_kept(counter):  # a window charged twice passes, a quota does not
+                    continue
+                if not _same_period(rule, at_us, now_us):
                     units = 0
-                self._owed[counter.key] = (counter, units + cost, now_us)
+            self._owed[counter.key] = (counter, units + cost, now_us)
 
     def _still_counting(self, counter: Counter, units: int, at_us: int) -> int:
         """How many of the ``units`` charged up to ``at_us`` a limit still counts."""

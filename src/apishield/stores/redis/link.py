@@ -15,7 +15,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from apishield.errors import StoreUnavailable
+from apishield.errors import NoAnswer, StoreUnavailable
 from apishield.stores.redis.connection import CONNECT_TIMEOUT_SECONDS, NewConnection
 from apishield.stores.redis.runs import Runs, facts_of
 from apishield.stores.redis.script import SCRIPT, command
@@ -113,7 +113,7 @@ class Link(asyncio.Protocol):
         """Tells all who wait that nothing will come (called by the event loop)."""
         self.is_down = True
         while self._waiting:
-            self._waiting.popleft().lost(StoreUnavailable(_LOST))
+            self._waiting.popleft().lost(NoAnswer(_LOST))
 
 
 class Node:

@@ -22,7 +22,7 @@ from apishield.core.counter_keys import hash_tag
 from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
-from apishield.errors import StoreUnavailable
+from apishield.errors import NoAnswer, StoreUnavailable
 from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import (
     Ask,
@@ -309,7 +309,7 @@ class _Batch:
                 else:
                     self._store.resolve(self._asks, reply[0], reply[1:])
             except (IndexError, msgspec.MsgspecError) as error:  # nobody may wait for ever
-                self.lost(StoreUnavailable(f"Redis gave an answer that can't be read: {error}"))
+                self.lost(NoAnswer(f"Redis gave an answer that can't be read: {error}"))
             self._close()
             return
         self._resent += 1
@@ -329,9 +329,9 @@ class _Batch:
         self._timer = asyncio.get_running_loop().call_later(_ONE_TURN_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        error = StoreUnavailable(f"Redis did not answer within {self._store.timeout_seconds * 1000:.0f} ms.")
-        self._store.fail_waiting(error)
-        self.lost(error)
+        reason = f"Redis did not answer within {self._store.timeout_seconds * 1000:.0f} ms."
+        self._store.fail_waiting(StoreUnavailable(reason))  # which was not sent, so it can't have run
+        self.lost(NoAnswer(reason))
         self._store.servers.give_up_if_silent(self._key, STUCK_AFTER_SECONDS)
 
     def _close(self) -> None:
