@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from apishield.core.model import (
     Concurrency,
     Counter,
     FixedWindow,
+    Limit,
     Once,
+    Outcome,
     Quota,
     Repeat,
     SlidingWindow,
@@ -134,14 +137,66 @@ def test_a_name_is_free_again_after_a_minute_and_not_before() -> None:
         assert target.decide([counter], [0]).outcomes[0].remaining == 7
 
 
-def test_a_process_remembers_so_many_names_and_forgets_the_oldest(clock: ManualClock) -> None:
-    decided = DecidedChecks(clock, most=100)
-    verdict = Verdict(True, clock(), [])
-    for number in range(250):
-        decided.decide(Once(f"check {number}", "q"), "dec_1", [], lambda: verdict)
-    assert len(decided) == 100
-    assert decided.find(Once("check 249", "q")) is not None
-    assert decided.find(Once("check 0", "q")) is None
+def remember(decided: DecidedChecks, tenant: str, numbers: range, limits: int = 1) -> None:
+    limit = Limit(id="lim_a", name="a", algorithm=FixedWindow(5, MINUTE_US))
+    counters = [Counter(f"as:{{{tenant}}}|{index}", limit) for index in range(limits)]
+    verdict = Verdict(True, 0, [Outcome(True, 1, 0, 1)] * limits)
+    for number in numbers:
+        decided.decide(Once(once_key(tenant, f"check {number}"), "q"), "dec_1", counters, lambda: verdict)
+
+
+def remembered(decided: DecidedChecks, tenant: str, number: int) -> bool:
+    return decided.find(Once(once_key(tenant, f"check {number}"), "q")) is not None
+
+
+def test_a_tenant_that_asks_much_forgets_its_own_oldest_and_nobody_elses(clock: ManualClock) -> None:
+    decided = DecidedChecks(clock, most=600)
+    remember(decided, "ten_b", range(10))
+    remember(decided, "ten_a", range(250))
+    assert all(remembered(decided, "ten_b", number) for number in range(10))
+    assert [remembered(decided, "ten_a", number) for number in (149, 150, 249)] == [False, True, True]
+    assert decided.units == 3 * 110
+
+
+def test_what_a_process_remembers_is_bounded_by_what_it_holds_and_not_by_the_number_of_names(
+    clock: ManualClock,
+) -> None:
+    decided = DecidedChecks(clock, most=4_000)
+    remember(decided, "ten_a", range(100), limits=198)
+    assert len(decided) == 10
+    assert decided.units == 2_000
+
+
+def test_where_all_is_taken_who_holds_most_forgets_first(clock: ManualClock) -> None:
+    decided = DecidedChecks(clock, most=600)
+    remember(decided, "ten_a", range(100))
+    remember(decided, "ten_b", range(60))
+    for number in range(40):
+        remember(decided, f"ten_{number}", range(1))
+        assert decided.units <= 600
+    remember(decided, "ten_late", range(20))
+    assert decided.units <= 600
+    assert all(remembered(decided, f"ten_{number}", 0) for number in range(40))
+    assert all(remembered(decided, "ten_late", number) for number in range(20))
+    assert all(remembered(decided, "ten_b", number) for number in range(40, 60))
+
+
+def test_a_minute_ends_although_nobody_asks_any_more(clock: ManualClock) -> None:
+    planned: list[Callable[[], None]] = []
+
+    def later(_: float, call: Callable[[], None]) -> bool:
+        planned.append(call)
+        return True
+
+    decided = DecidedChecks(clock, later=later)
+    remember(decided, "ten_a", range(2_500))
+    assert len(planned) == 1
+    clock.advance(61)
+    while planned:
+        planned.pop()()
+    assert (len(decided), decided.units) == (0, 0)
+    remember(decided, "ten_a", range(1))
+    assert len(planned) == 1
 
 
 def test_a_repeat_is_a_verdict_like_any_other(target: Target) -> None:
