@@ -209,12 +209,16 @@ class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key has used of its limits and its quota."""
+    """What a key has used of its limits and its quota.
+
+    ``fresh`` is false where the service could not make sure that ``totals`` hold all that it has just decided.
+    """
 
     key_id: str
     rate_limits: list[dict[str, Any]] = []
     quota: dict[str, Any] | None = None
     totals: dict[str, int] = {}
+    fresh: bool = True
 
 
 class KeyFields(TypedDict, total=False):

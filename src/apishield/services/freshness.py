@@ -38,7 +38,7 @@ class Freshness:
     """Knows up to where the ledger has taken the spool of this process.
 
     ``drain`` takes it right away, where that is this process' own part; where it is another's, it is waited for; where nobody
-    could tell (Kafka is in between, or there is no worker), ``can_wait`` is false and nothing is waited for.
+    could tell when (Kafka is in between, or workers are somebody else's), ``can_wait`` is false, and it is only looked at.
     """
 
     def __init__(
@@ -57,7 +57,10 @@ class Freshness:
         self._taken = 0
 
     async def wait(self, longest_seconds: float = LONGEST_SECONDS) -> bool:
-        """Whether the ledger holds all that this process has answered until now; returns after ``longest_seconds`` at most."""
+        """Whether the ledger holds all that this process has answered until now; returns after ``longest_seconds`` at most.
+
+        ``False`` also where that can't be told.
+        """
         self._written.flush()
         wanted = self._written.position
         if self._taken >= wanted:
@@ -66,9 +69,7 @@ class Freshness:
             await self._drain()
             self._taken = wanted
             return True
-        if not self._can_wait:
-            return False
-        ends = asyncio.get_running_loop().time() + longest_seconds
+        ends = asyncio.get_running_loop().time() + (longest_seconds if self._can_wait else 0)
         while True:
             self._taken = max(self._taken, await self._look())
             if self._taken >= wanted:

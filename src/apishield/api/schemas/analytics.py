@@ -9,7 +9,7 @@ from pydantic import Field
 
 from apishield.analytics.reports import percent_change
 from apishield.analytics.steps import SECOND_US, Step
-from apishield.api.schemas.common import Output, Timestamp, example
+from apishield.api.schemas.common import FRESH, Output, Timestamp, example
 from apishield.api.times import to_rfc3339
 from apishield.services.analytics.breakdowns import Breakdown
 from apishield.services.analytics.figures import Figures
@@ -134,6 +134,7 @@ class SummaryOut(PeriodSummaryOut):
                 "active_keys": 16,
             },
             "change": {"requests": 4.2, "allowed": 5.0, "refused": None},
+            "fresh": True,
         }
     )
 
@@ -141,6 +142,7 @@ class SummaryOut(PeriodSummaryOut):
     change: dict[str, float | None] = Field(
         description="By how many percent more than in the previous period; `null` where that had none."
     )
+    fresh: bool = Field(description=FRESH)
 
     @classmethod
     def of(cls, summary: Summary, *, counts_only: bool) -> SummaryOut:
@@ -151,7 +153,12 @@ class SummaryOut(PeriodSummaryOut):
             for name in ("requests", "allowed", "refused")
         }
         previous = PeriodSummaryOut(**_period_fields(summary.before, counts_only=counts_only))
-        return cls(**_period_fields(summary.now, counts_only=counts_only), previous=previous, change=change)
+        return cls(
+            **_period_fields(summary.now, counts_only=counts_only),
+            previous=previous,
+            change=change,
+            fresh=summary.fresh,
+        )
 
 
 def _period_fields(summary: PeriodSummary, *, counts_only: bool) -> dict[str, Any]:

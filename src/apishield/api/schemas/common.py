@@ -75,6 +75,12 @@ Instant = Annotated[int, PlainValidator(_read_instant), WithJsonSchema(INSTANT_S
 Timestamp = Annotated[str, WithJsonSchema(INSTANT_SCHEMA)]
 """A time in an answer: RFC 3339, UTC."""
 
+FRESH = (
+    "Whether all that this node's process has decided is in the figures; `false` also where it can't tell "
+    "(no worker runs, or Kafka is in between): newer figures may follow."
+)
+"""What the field ``fresh`` says."""
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 PlanName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Metadata = Annotated[dict[str, Any], Field(description="Yours, kept as it is: a JSON object of at most 16 KiB.")]

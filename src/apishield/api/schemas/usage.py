@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from apishield.api.schemas.common import Output, Timestamp, example
+from apishield.api.schemas.common import FRESH, Output, Timestamp, example
 from apishield.api.times import to_rfc3339
 from apishield.services.usage import KeyUsage, QuotaUsage
 
@@ -87,6 +87,7 @@ class KeyUsageOut(Output):
             "quotas": [_QUOTA_EXAMPLE],
             "quota": _QUOTA_EXAMPLE,
             "totals": {"today": 42, "this_month": 1240, "allowed": 1234, "refused": 6},
+            "fresh": True,
         }
     )
 
@@ -95,6 +96,7 @@ class KeyUsageOut(Output):
     quotas: list[QuotaUsageOut]
     quota: QuotaUsageOut | None = Field(description="The first of `quotas`.")
     totals: TotalsOut
+    fresh: bool = Field(description=FRESH)
 
     @classmethod
     def of(cls, usage: KeyUsage) -> KeyUsageOut:
@@ -106,4 +108,5 @@ class KeyUsageOut(Output):
             quotas=quotas,
             quota=quotas[0] if quotas else None,
             totals=TotalsOut.model_validate(usage.totals, from_attributes=True),
+            fresh=usage.fresh,
         )

@@ -62,8 +62,11 @@ class AnalyticsService:
 
     async def summary(self, question: Question) -> Summary:
         """The period and the one before it."""
-        async with self._reader(question) as reader:
-            return await summarise(reader, question)
+        fresh = await self._fresh(
+            FRESH_WITHIN_SECONDS
+        )  # also of the past: who takes nothing may have taken nothing for long
+        async with self._view(question) as reader:
+            return await summarise(reader, question, fresh=fresh)
 
     async def timeseries(
         self, question: Question, step: Step | None, group_by: GroupBy | None, *, limit: int
@@ -110,5 +113,10 @@ class AnalyticsService:
     async def _reader(self, question: Question) -> AsyncIterator[RollupReader]:
         if question.period.to_us >= question.now_us:
             await self._fresh(FRESH_WITHIN_SECONDS)
+        async with self._view(question) as reader:
+            yield reader
+
+    @asynccontextmanager
+    async def _view(self, question: Question) -> AsyncIterator[RollupReader]:
         async with self._database.read() as tx:
             yield RollupReader(tx.connection, question.tenant_id, question.environment)

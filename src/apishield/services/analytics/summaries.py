@@ -24,17 +24,19 @@ class PeriodSummary(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A period and the one before it."""
+    """A period and the one before it. ``fresh`` says whether all that this process has decided is in them."""
 
     now: PeriodSummary
     before: PeriodSummary
+    fresh: bool
 
 
-async def summarise(reader: RollupReader, question: Question) -> Summary:
+async def summarise(reader: RollupReader, question: Question, *, fresh: bool) -> Summary:
     """The summary of the question's period."""
     return Summary(
         await _of_period(reader, question, question.period),
         await _of_period(reader, question, previous(question.period)),
+        fresh,
     )
 
 
