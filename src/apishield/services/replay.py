@@ -1,7 +1,8 @@
 """Replays: what a policy would have done to a tenant's recorded traffic, before anybody is refused by it.
 
 Owns: which policy and which period are replayed, the jobs and how many there are. Does not own: how a policy decides
-(``core.replay``), how the work shares the node with checks (``replay_work``), how decisions are kept.
+(``core.replay``), how the work shares the node with checks (``replay_work``) and with other replays (``replay_turns``), how
+decisions are kept.
 
 A replay is a job that is kept in the database, so that any node can say how far it came.
 """
@@ -27,8 +28,10 @@ from apishield.core.replay import Surroundings, warm_from_us
 from apishield.core.replay_report import ReplayJob
 from apishield.errors import Fault, ProblemError
 from apishield.services import policy_checks
+from apishield.services.aside import aside
 from apishield.services.base import given, hold_tenant, not_found, tenant_of
-from apishield.services.replay_work import Cancelled, DecisionSource, Pace, Work
+from apishield.services.replay_turns import Pace, ReplayTurns
+from apishield.services.replay_work import Cancelled, DecisionSource, Work
 from apishield.services.snapshot import Snapshot
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.unit_of_work import UnitOfWork
@@ -77,8 +80,7 @@ class ReplayService:
         self._replay_days = replay_days
         self._entropy = entropy
         self._freshness = freshness
-        self._pace = pace
-        self._turn = asyncio.Semaphore(1)  # a node works on one at a time
+        self._turns = ReplayTurns(pace)
         self._tasks: dict[str, asyncio.Task[ReplayJob]] = {}
 
     async def begin(self, actor: Actor, draft: ReplayDraft, *, patience_seconds: float | None = 1.0) -> ReplayJob:
@@ -94,7 +96,8 @@ class ReplayService:
         async with self._database.transaction() as tx:
             tenant = await hold_tenant(tx, actor)
             known = await _known(tx, tenant.id, draft.policy_id)
-            policy = _policy(tenant.id, known, draft, now_us)
+            overrides = 0 if known is None else len(known.overrides)
+            policy = await aside(overrides, lambda: _policy(tenant.id, known, draft, now_us))
             await _refuse_more(tx, tenant.id, now_us)
             job = self._job(policy, draft, covered, now_us)
             await tx.replays.insert(tenant.id, job)
@@ -179,8 +182,8 @@ class ReplayService:
         """Runs a job to its end, whatever that is, and writes it down."""
         job, watch = work.job, asyncio.create_task(self._watch(work))
         try:
-            async with self._turn:
-                ended = await work.run(self._database, self._source, self._pace, self._clock())
+            async with self._turns.job(job.tenant_id) as pace:
+                ended = await work.run(self._database, self._source, pace, self._clock())
         except (asyncio.CancelledError, Cancelled) as error:
             ended = msgspec.structs.replace(job, status="cancelled", error=STOPPED)
             if isinstance(error, asyncio.CancelledError):
