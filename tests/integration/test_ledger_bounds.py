@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
+from apishield.analytics.periods import Segment
+from apishield.analytics.rollup import Dims
+from apishield.analytics.steps import Step
 from apishield.core.events import DecisionEvent
+from apishield.core.records import Environment
 from apishield.services import ledger_names
 from apishield.services.ledger import LedgerService
 from apishield.services.ledger_batch import RecentDecisions
+from apishield.stores.sql.analytics.plan import Plan
+from apishield.stores.sql.analytics.rollups import RollupReader
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger import addresses
+from apishield.stores.sql.repositories.ledger_sums import LedgerSumsRepository
 from tests.support.clock import SECOND_US, ManualClock
 from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, same_everywhere, sums
 
@@ -47,7 +55,7 @@ async def test_made_up_paths_count_as_other_beyond_the_ceiling_and_the_catalogue
     assert next_one.stats.other_series > 0
 
 
-async def test_refused_checks_claim_no_endpoint_and_each_day_has_room_again(
+async def test_strangers_who_are_refused_claim_no_endpoint_and_each_day_has_room_again(
     database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_names, "ENDPOINTS_PER_TENANT", 2)
@@ -56,7 +64,8 @@ async def test_refused_checks_claim_no_endpoint_and_each_day_has_room_again(
     def made_up(number: int, path: str, code: str = "ok") -> DecisionEvent:
         return decision(number, flags=0, endpoint=None, path=path, code=code, at_us=clock.now_us)
 
-    await take(ledger, *[made_up(n, f"/word{'abcdefgh'[n]}", "key_malformed") for n in range(8)])
+    strangers = [made_up(n, f"/word{'abcdefgh'[n]}", "key_malformed") for n in range(8)]
+    await take(ledger, *[msgspec.structs.replace(event, key_id=None) for event in strangers])
     await take(ledger, made_up(10, "/orders"), made_up(11, "/orders", "rate_limited"), made_up(12, "/teas"))
     await take(ledger, made_up(13, "/late"))
     assert await endpoints(database) == {"(other)": 9, "/orders": 2, "/teas": 1}
@@ -191,3 +200,18 @@ async def test_sums_of_what_clients_make_up_stop_growing_instead_of_stopping_the
         (80, 2**63 - 1, 2**63 - 1)
     ]
     assert await rows(database, "SELECT DISTINCT requests, cost FROM rollup_hour") == [(80, 80 * 10**9)]
+
+
+async def test_sums_that_leave_64_bits_are_told_and_stop_nobody(database: Database, clock: ManualClock) -> None:
+    ledger = LedgerService(database, clock)
+    made = [decision(number, key_id=f"key_{number}") for number in range(4)]
+    await take(ledger, *made, *(result(one) for one in made))
+    async with database.transaction() as work:
+        await work.connection.exec_driver_sql(f"UPDATE rollup_day SET bytes = {2**62}")
+    async with database.read() as work:
+        sums = await LedgerSumsRepository(work.connection).by_set(Step.DAY, 0)
+        reader = RollupReader(work.connection, made[0].tenant_id, Environment.LIVE)
+        day_s = clock.now_us // SECOND_US // DAY_S * DAY_S
+        found = await reader.sums(Plan(Dims.KEY, [Segment(Step.DAY, day_s, day_s + DAY_S)]))
+    assert max(of_set.sums[2] for of_set in sums) == 2**64
+    assert found[0][1].bytes == 2**64

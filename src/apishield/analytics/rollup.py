@@ -194,9 +194,9 @@ class _Cell(NamedTuple):
 class Aggregator:
     """Sums the events of one intake.
 
-    ``known_endpoint(tenant_id, method, endpoint, admitted)`` says whether an endpoint that no catalogue names has a series of
-    its own; where it says no the endpoint is counted as ``OTHER``. It is asked once for each, and once more for decisions that
-    were refused, which should claim no series: whoever has no key could fill them all.
+    ``known_endpoint(tenant_id, method, endpoint, claims)`` says whether an endpoint that no catalogue names has a series of
+    its own; where it says no the endpoint is counted as ``OTHER``. It is asked once for each, and once more for refusals of
+    callers without a known key, which should claim no series: else anybody could fill them all.
     """
 
     def __init__(self, known_endpoint: Callable[[str, str, str, bool], bool] = lambda *_: True) -> None:
@@ -348,7 +348,7 @@ class Aggregator:
         )
 
     def _knows(self, event: DecisionEvent | CountEvent, method: str, endpoint: str) -> bool:
-        asked = (event.tenant_id, method, endpoint, event.code == ADMITTED)
+        asked = (event.tenant_id, method, endpoint, event.code == ADMITTED or event.key_id is not None)
         known = self._known.get(asked)
         if known is None:
             known = self._known[asked] = self._known_endpoint(*asked)

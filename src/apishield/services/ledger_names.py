@@ -26,7 +26,8 @@ from apishield.stores.sql.ledger.rows import Cell, Place, Places
 log = structlog.get_logger("apishield.ledger")
 
 ENDPOINTS_PER_TENANT: Final = 1_000
-"""How many endpoints that no catalogue names have series of their own in a day (UTC): the first that were let through."""
+"""How many endpoints that no catalogue names have series of their own in a day (UTC): the first that were let through, or asked
+for with a key."""
 UNITS_PER_TENANT: Final = 50
 """How many units besides requests are counted by their names."""
 SERIES_PER_HOUR: Final = 10_000
@@ -105,12 +106,12 @@ class SeriesNames:
                 found = await names.endpoints_without_catalogue(reading, tenant, day_s, ENDPOINTS_PER_TENANT)
                 self._endpoints[tenant] = found
 
-    def knows_endpoint(self, tenant_id: str, method: str, endpoint: str, admitted: bool = True) -> bool:
-        """Whether an endpoint has a series of its own; a new one gets it while there is room, if a check of it is admitted."""
+    def knows_endpoint(self, tenant_id: str, method: str, endpoint: str, claims: bool = True) -> bool:
+        """Whether an endpoint has a series of its own; a new one gets it while there is room, where a check ``claims`` it."""
         known = self._endpoints.setdefault(tenant_id, set())
         if (method, endpoint) in known:
             return True
-        if not admitted:
+        if not claims:
             return False
         if len(known) < ENDPOINTS_PER_TENANT:
             known.add((method, endpoint))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.core.records import Environment
+from apishield.stores.sql.dialects import added_up
 from apishield.stores.sql.ledger.tables import address_hour
 
 
@@ -41,7 +42,7 @@ class AddressReader:
     async def top(self, from_s: int, to_s: int, limit: int) -> Sequence[AddressCounts]:
         """The ``limit`` addresses with most checks in the hours that begin from ``from_s`` on and before ``to_s``."""
         column = address_hour.c
-        requests, refused = func.sum(column.requests), func.sum(column.refused)
+        requests, refused = added_up(column.requests), added_up(column.refused)
         statement = select(column.address, requests, refused).where(*self._where(from_s, to_s), column.address != "")
         statement = statement.group_by(column.address).order_by(requests.desc(), column.address).limit(limit)
         rows = await self._connection.execute(statement)
@@ -50,6 +51,6 @@ class AddressReader:
     async def total(self, from_s: int, to_s: int) -> AddressCounts:
         """All addresses together."""
         column = address_hour.c
-        statement = select(func.sum(column.requests), func.sum(column.refused)).where(*self._where(from_s, to_s))
+        statement = select(added_up(column.requests), added_up(column.refused)).where(*self._where(from_s, to_s))
         requests, refused = (await self._connection.execute(statement)).one()
         return AddressCounts("", int(requests or 0), int(refused or 0))

@@ -35,6 +35,7 @@ from apishield.analytics.steps import Step
 from apishield.core.records import Environment
 from apishield.errors import PROBLEMS
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection, Sums
+from apishield.stores.sql.dialects import added_up
 from apishield.stores.sql.ledger.statements import is_postgresql
 from apishield.stores.sql.ledger.tables import (
     rollup_day,
@@ -93,13 +94,13 @@ class RollupReader:
         keys = [rows.c.middle if name == "middle" else series.c[name] for name in by]
         counted, allowed = _counted(plan.selection, rows.c), series.c.code == ADMITTED
         columns = [
-            func.sum(counted),
-            func.sum(case((allowed, counted), else_=0)),
-            func.sum(rows.c.cost),
-            func.sum(rows.c.bytes),
-            func.sum(case((allowed, rows.c.results), else_=0)),
-            func.sum(case((allowed, rows.c.status_5xx), else_=0)),
-            *(func.sum(rows.c[name]) for name in _STATUSES),
+            added_up(counted),
+            added_up(case((allowed, counted), else_=0)),
+            added_up(rows.c.cost),
+            added_up(rows.c.bytes),
+            added_up(case((allowed, rows.c.results), else_=0)),
+            added_up(case((allowed, rows.c.status_5xx), else_=0)),
+            *(added_up(rows.c[name]) for name in _STATUSES),
         ]
         statement = select(*keys, *columns).join_from(rows, series, series.c.id == rows.c.series_id)
         statement = statement.where(*known).group_by(*keys).order_by(*keys)
@@ -115,7 +116,7 @@ class RollupReader:
             return []
         rows, known = source
         keys = [rows.c.middle if name == "middle" else series.c[name] for name in by]
-        statement = select(*keys, rows.c.unit, func.sum(rows.c.cost))
+        statement = select(*keys, rows.c.unit, added_up(rows.c.cost))
         statement = statement.join_from(rows, series, series.c.id == rows.c.series_id).where(*known)
         statement = statement.group_by(*keys, rows.c.unit).order_by(*keys, rows.c.unit)
         found = (await self.connection.execute(statement)).all()
@@ -147,12 +148,12 @@ class RollupReader:
             return []
         rows, known = source
         keys = [series.c[name] for name in by]
-        counted = func.sum(_counted(plan.selection, rows.c))
+        counted = added_up(_counted(plan.selection, rows.c))
         ranks: list[UnaryExpression[Any]] = [counted.desc()]
         if order == "error_rate":
             allowed = series.c.code == ADMITTED
-            errors = func.sum(case((allowed, rows.c.status_5xx), else_=0)) * 1.0
-            results = func.sum(case((allowed, rows.c.results), else_=0))
+            errors = added_up(case((allowed, rows.c.status_5xx), else_=0)) * 1.0
+            results = added_up(case((allowed, rows.c.results), else_=0))
             ranks.insert(0, func.coalesce(errors / func.nullif(results, 0), -1).desc())
         known = [*known, *(key != OTHER for key in keys)]
         statement = select(*keys).join_from(rows, series, series.c.id == rows.c.series_id).where(*known)
@@ -297,7 +298,7 @@ class RollupReader:
                 where.append(columns.latency.is_not(None))
             middle = (columns.bucket + segment.step.seconds // 2).label("middle")
             return select(*own, middle, *more).where(*where)
-        return select(*own, *(func.sum(columns[name]).label(name) for name in measures)).where(*where).group_by(*own)
+        return select(*own, *(added_up(columns[name]).label(name) for name in measures)).where(*where).group_by(*own)
 
     def _among(self, column: ColumnElement[int], values: list[int]) -> ColumnElement[bool]:
         """``column`` has one of ``values``: one parameter where the database takes lists, as each costs its time."""
