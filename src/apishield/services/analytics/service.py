@@ -62,9 +62,8 @@ class AnalyticsService:
 
     async def summary(self, question: Question) -> Summary:
         """The period and the one before it."""
-        fresh = await self._fresh(
-            FRESH_WITHIN_SECONDS
-        )  # also of the past: who takes nothing may have taken nothing for long
+        # Also of the past: where nobody takes events, nobody may have taken any for long.
+        fresh = await self._fresh(FRESH_WITHIN_SECONDS)
         async with self._view(question) as reader:
             return await summarise(reader, question, fresh=fresh)
 
