@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import http_sf
 import pytest
 
+from apishield.api import strict_json
+from apishield.api.routers import policies as router
+from apishield.api.schemas import policies as schemas
+from apishield.services import policy_checks, snapshot
 from tests.api.support import Caller, Tenant
 
 NEVER = "pol_06dnd0g2v5v7h3m8k1q0p2r4t6"
@@ -89,7 +94,7 @@ async def test_a_policy_may_have_any_printable_name_which_is_shown_listed_and_se
     assert await alice.ok("PATCH", f"/v1/policies/{made['id']}", {"limit": made["limit"]}) == made
     question = {"method": "POST", "path": "/v1/search", "ip": "192.0.2.1"}
     decision = await Caller(alice.client, alice.service_key).ok("POST", "/v1/check", question)
-    headers = http_sf.parse(decision["headers"]["RateLimit"].encode(), tltype="list")
+    headers: Any = http_sf.parse(decision["headers"]["RateLimit"].encode(), tltype="list")
     assert len(headers) == len(decision["limits"])
     assert all(item.isprintable() for item, _ in headers)
 
@@ -134,3 +139,57 @@ async def test_a_policy_that_cannot_be_is_422_when_made_and_when_changed(
 @pytest.mark.parametrize(("method", "body"), [("GET", None), ("PATCH", {"name": "x"}), ("DELETE", None)])
 async def test_a_policy_that_never_was_is_404(alice: Tenant, method: str, body: object) -> None:
     await alice.problem(404, "not_found", method, f"/v1/policies/{NEVER}", body)
+
+
+def _overrides(count: int) -> list[dict[str, Any]]:
+    return [
+        {"subject": {"ip": f"10.0.{place // 250}.{place % 250}"}, "limit": f"{place % 7 + 1}/minute"}
+        for place in range(count)
+    ]
+
+
+async def test_a_list_shows_the_first_hundred_overrides_and_a_policy_by_itself_all(alice: Tenant) -> None:
+    body = {**SEARCH, "overrides": _overrides(250)}
+    made = await alice.ok("POST", "/v1/policies", body, status=201)
+    assert (len(made["overrides"]), made["overrides_total"]) == (250, 250)
+    assert await alice.ok("GET", f"/v1/policies/{made['id']}") == made
+    listed = (await alice.ok("GET", "/v1/policies?limit=2"))["data"]
+    assert {**made, "overrides": made["overrides"][:100]} in listed
+    changed = await alice.ok("PATCH", f"/v1/policies/{made['id']}", {"limit": "9/minute"})
+    assert changed["overrides"] == made["overrides"]
+
+
+async def test_thousands_of_overrides_are_worked_on_beside_the_loop_that_answers_everybodys_checks(
+    alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: dict[str, set[int]] = {}
+
+    def watch(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def watched(*given: Any, **named: Any) -> Any:
+            worked.setdefault(name, set()).add(threading.get_ident())
+            return real(*given, **named)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(strict_json, "decode")
+    watch(schemas.OverrideIn, "model_validate")
+    watch(policy_checks, "checked")
+    watch(snapshot, "CompiledPolicy")
+    watch(router, "shown")
+    watch(router, "listed")
+    made = await alice.ok("POST", "/v1/policies", {**SEARCH, "overrides": _overrides(250)}, status=201)
+    await alice.ok("GET", "/v1/policies")
+    await alice.ok("GET", f"/v1/policies/{made['id']}")
+    await alice.ok("PATCH", f"/v1/policies/{made['id']}", {"overrides": _overrides(240)})
+    assert worked.keys() == {"decode", "model_validate", "checked", "CompiledPolicy", "shown", "listed"}
+    assert [name for name, threads in worked.items() if threading.get_ident() in threads] == []
+
+
+async def test_of_thousands_of_bad_overrides_the_first_faults_are_told(alice: Tenant) -> None:
+    for limit, code in (("0/minute", "invalid_limit"), ("1/minute", "validation_failed")):
+        bad = [{"subject": {"ip": "nowhere"}, "limit": limit}] * 1000
+        problem = await alice.problem(422, code, "POST", "/v1/policies", {**SEARCH, "overrides": bad})
+        assert problem["errors"][0]["pointer"].startswith("/overrides/0/")
+        assert len(problem["errors"]) <= 51

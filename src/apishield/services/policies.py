@@ -9,6 +9,7 @@ from apishield.core.model import Limit, Mode
 from apishield.core.records import Actor, Match, Override, Policy
 from apishield.errors import Fault, ProblemError
 from apishield.services import policy_checks
+from apishield.services.aside import aside
 from apishield.services.audited import Audited
 from apishield.services.base import (
     Service,
@@ -123,13 +124,14 @@ class PolicyService(Service):
     async def _checked(self, tx: UnitOfWork, policy: Policy, previous: Policy | None) -> Policy:
         """The policy in its one spelling, its limits with their id: changed numbers keep their state, an override's too."""
         limit_id = previous.limit.id if previous else tx.new_id("lim")
-        policy = _named(policy_checks.checked(policy), limit_id)
-        other = await tx.policies.by_name(policy.tenant_id, policy.name)
-        if other is not None and other.id != policy.id:
+        draft = policy
+        policy = await aside(len(policy.overrides), lambda: _named(policy_checks.checked(draft), limit_id))
+        other = await tx.policies.named(policy.tenant_id, policy.name)
+        if other not in {None, policy.id}:
             raise ProblemError(
                 "conflict",
-                f"The policy {other.id} has the name {policy.name!r}. Change that one, or give another name.",
-                faults=[Fault("/name", f"is {other.id}'s")],
+                f"The policy {other} has the name {policy.name!r}. Change that one, or give another name.",
+                faults=[Fault("/name", f"is {other}'s")],
             )
         if len(policy.overrides) > (len(previous.overrides) if previous else 0):
             others = await tx.policies.overrides_besides(policy.tenant_id, policy.id)

@@ -19,6 +19,7 @@ SUBJECTS = ("key", "ip", "endpoint", "tenant", "customer")
 MAX_PARTS = 8
 MAX_OVERRIDES = 10_000
 MAX_METHODS = 32
+MAX_FAULTS = 50
 MAX_ATTRIBUTES = 32
 
 _ATTRIBUTE = re.compile(r"attr:[A-Za-z0-9_.-]{1,64}")
@@ -105,7 +106,10 @@ def _overrides(policy: Policy, faults: Faults) -> tuple[Override, ...]:
     """The overrides in their one spelling: no two are of the same subject."""
     kept: list[Override] = []
     seen: set[tuple[tuple[str, str], ...]] = set()
+    good: set[Limit] = set()  # ten thousand overrides have few different limits
     for place, override in enumerate(policy.overrides):
+        if len(faults.found) >= MAX_FAULTS:
+            break
         at = f"/overrides/{place}"
         if not override.subject or not set(override.subject) <= set(policy.per):
             faults.add(f"{at}/subject", f"must name some of what the policy counts by: {', '.join(policy.per)}")
@@ -118,9 +122,13 @@ def _overrides(policy: Policy, faults: Faults) -> tuple[Override, ...]:
         if named in seen:
             faults.add(f"{at}/subject", "is there twice; a part that is left away is the same as one that is *")
         seen.add(named)
-        _check_limit(override.limit, f"{at}/limit", faults)
-        if override.limit.unit != policy.limit.unit:
-            faults.add(f"{at}/limit/unit", f"must be the policy's, {policy.limit.unit}", "invalid_limit")
+        if override.limit not in good:
+            before = len(faults.found)
+            _check_limit(override.limit, f"{at}/limit", faults)
+            if override.limit.unit != policy.limit.unit:
+                faults.add(f"{at}/limit/unit", f"must be the policy's, {policy.limit.unit}", "invalid_limit")
+            if len(faults.found) == before:
+                good.add(override.limit)
         kept.append(spelt)
     return tuple(kept)
 

@@ -23,6 +23,7 @@ from apishield.core.key_manager.hashing import digester
 from apishield.core.policies import CompiledPolicy, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
 from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
+from apishield.services.aside import aside
 from apishield.services.key_entries import CustomerEntry, KeyEntry
 
 OPERATOR_ID: Final = "operator"
@@ -157,12 +158,13 @@ class Snapshot:
         """Reads everything. Raises what the source raises; the snapshot then stays as it was."""
         started_us = self._clock()
         rows = await self._source.load()
+        compiled = await _compiled(rows.policies)
         self.generation += 1
         self._tenants.clear()
         self._credentials.clear()
         self._digests.clear()
         self.operator_blocks = Blocklist()
-        self._take_in(rows)
+        self._take_in(rows, compiled)
         self.sequence = rows.sequence
         self.fresh_at_us = started_us
         gc.collect()
@@ -178,7 +180,7 @@ class Snapshot:
                 return
             if changes:
                 rows = await self._source.load_objects(changes)
-                self._apply(changes, rows)
+                self._apply(changes, rows, await _compiled(rows.policies))
                 self.sequence = changes[-1].sequence
             self.fresh_at_us = started_us
 
@@ -201,7 +203,7 @@ class Snapshot:
 
     # --- applying rows ------------------------------------------------------------------------------------------------
 
-    def _apply(self, changes: Iterable[Change], rows: SnapshotRows) -> None:
+    def _apply(self, changes: Iterable[Change], rows: SnapshotRows, policies: Iterable[CompiledPolicy]) -> None:
         self.generation += 1
         present = {
             record.id for records in (rows.tenants, rows.customers, rows.policies, rows.endpoints) for record in records
@@ -209,7 +211,7 @@ class Snapshot:
         for change in changes:
             if change.object_id not in present:
                 self._forget(change)
-        self._take_in(rows)
+        self._take_in(rows, policies)
 
     def _forget(self, change: Change) -> None:
         """Takes out what was deleted, and secrets and blocks that changed: their present state is taken in afterwards."""
@@ -250,7 +252,7 @@ class Snapshot:
             if view is not None and (stored := view.secrets.get(hashed)) is not None and stored.owner_id == owner_id:
                 del view.secrets[hashed]
 
-    def _take_in(self, rows: SnapshotRows) -> None:
+    def _take_in(self, rows: SnapshotRows, policies: Iterable[CompiledPolicy]) -> None:
         for tenant in rows.tenants:
             view = self._tenants.get(tenant.id)
             if view is None:
@@ -272,7 +274,7 @@ class Snapshot:
             if owner is not None:
                 owner.secrets[stored.digest] = stored
                 self._digests.setdefault(stored.owner_id, set()).add(stored.digest)
-        self._take_policies(rows.policies)
+        self._take_policies(policies)
         for endpoint in rows.endpoints:
             owner = self._tenants.get(endpoint.tenant_id)
             if owner is not None:
@@ -301,12 +303,13 @@ class Snapshot:
         if view is not None:
             view.customers[customer.id] = CustomerEntry(customer)
 
-    def _take_policies(self, policies: Iterable[Policy]) -> None:
+    def _take_policies(self, policies: Iterable[CompiledPolicy]) -> None:
         touched: set[str] = set()
-        for policy in policies:
+        for compiled in policies:
+            policy = compiled.policy
             view = self._tenants.get(policy.tenant_id)
             if view is not None:
-                view.policies[policy.id] = CompiledPolicy(policy)
+                view.policies[policy.id] = compiled
                 touched.add(policy.tenant_id)
         for tenant_id in touched:
             view = self._tenants[tenant_id]
@@ -319,6 +322,13 @@ class Snapshot:
                 self.operator_blocks.add(block)
         elif view is not None:
             (view.blocks if block.action == "block" else view.allows).add(block)
+
+
+async def _compiled(policies: Collection[Policy]) -> list[CompiledPolicy]:
+    """The policies ready for checks. One with thousands of overrides holds no check up meanwhile."""
+    return await aside(
+        sum(len(policy.overrides) for policy in policies), lambda: [CompiledPolicy(policy) for policy in policies]
+    )
 
 
 def _of_token(token: Token) -> Credential:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+import msgspec
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 
+from apishield.api.problems import MAX_FAULTS, invalid
 from apishield.api.schemas.common import Changes, Input, Instant, Name, Output, PlanName, Timestamp, example, unchanged
 from apishield.api.schemas.keys import LIMIT_EXAMPLE, Scopes
 from apishield.api.schemas.limits import LimitIn, LimitOut, limit_out
@@ -15,8 +17,10 @@ from apishield.core.model import MAX_UNITS, Mode
 from apishield.core.records import Environment, Match, Override, Policy
 from apishield.services import policies as service
 from apishield.services.shadow import ShadowReport
+from apishield.stores.sql.pagination import Page
 
 MAX_OVERRIDES = 10_000
+LISTED_OVERRIDES = 100
 UNNAMED = ""  # the service then names the limit as its policy
 
 Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,20}$")]
@@ -69,7 +73,30 @@ class OverrideIn(Input):
         return Override(subject=self.subject, limit=self.limit.limit(UNNAMED), expires_at_us=self.expires_at)
 
 
-Overrides = Annotated[list[OverrideIn], Field(max_length=MAX_OVERRIDES)]
+Overrides = Annotated[
+    list[Any],
+    Field(max_length=MAX_OVERRIDES),
+    BeforeValidator(
+        lambda value: value, json_schema_input_type=Annotated[list[OverrideIn], Field(max_length=MAX_OVERRIDES)]
+    ),
+]
+"""As they were sent: thousands are read where they hold nobody up (``read_overrides``)."""
+
+
+def read_overrides(sent: Sequence[Any]) -> tuple[Override, ...]:
+    """The values inside. Raises 422 with the first faults that are found."""
+    found: list[dict[str, Any]] = []
+    overrides: list[Override] = []
+    for place, item in enumerate(sent):
+        try:
+            overrides.append(OverrideIn.model_validate(item).override())
+        except ValidationError as error:
+            found += [{**fault, "loc": ("body", "overrides", place, *fault["loc"])} for fault in error.errors()]
+            if len(found) >= MAX_FAULTS:
+                break
+    if found:
+        raise invalid(found)
+    return tuple(overrides)
 
 
 class PolicyCreate(Input):
@@ -122,7 +149,7 @@ _CONVERTED: Mapping[str, Callable[[Any], Any]] = {
     "per": tuple,
     "limit": lambda limit: limit.limit(UNNAMED),
     "mode": Mode,
-    "overrides": lambda overrides: tuple(override.override() for override in overrides),
+    "overrides": read_overrides,
 }
 
 
@@ -168,6 +195,7 @@ class PolicyOut(Output):
             "mode": "enforce",
             "enabled": True,
             "overrides": [],
+            "overrides_total": 0,
             "created_at": "2026-11-23T14:00:00.123456Z",
             "updated_at": "2026-11-23T14:00:00.123456Z",
         }
@@ -181,44 +209,61 @@ class PolicyOut(Output):
     cost: int
     mode: Literal["enforce", "shadow"]
     enabled: bool
-    overrides: list[OverrideOut]
+    overrides: list[OverrideOut] = Field(description=f"All of them; in lists the first {LISTED_OVERRIDES}.")
+    overrides_total: int = Field(description="How many there are.")
     created_at: Timestamp
     updated_at: Timestamp
 
-    @classmethod
-    def of(cls, policy: Policy) -> PolicyOut:
-        """How ``policy`` is shown."""
-        match = policy.match
-        return cls.model_validate(
+
+def shown(policy: Policy) -> bytes:
+    """How ``policy`` is shown, with all of its overrides, as JSON."""
+    return msgspec.json.encode(_fields(policy, policy.overrides))
+
+
+def listed(page: Page[Policy]) -> bytes:
+    """How a page of policies is shown, each with its first overrides, as JSON."""
+    data = [_fields(policy, policy.overrides[:LISTED_OVERRIDES]) for policy in page.items]
+    return msgspec.json.encode(
+        {"data": data, "has_more": page.next_cursor is not None, "next_cursor": page.next_cursor}
+    )
+
+
+def match_out(match: Match) -> dict[str, Any]:
+    """How ``match`` is shown."""
+    return {
+        "methods": list(match.methods),
+        "path": match.path,
+        "caller": match.caller,
+        "scopes": list(match.scopes),
+        "plan": match.plan,
+        "environment": None if match.environment is None else match.environment.value,
+        "attributes": match.attributes,
+    }
+
+
+def _fields(policy: Policy, overrides: Sequence[Override]) -> dict[str, Any]:
+    """The fields of ``PolicyOut``."""
+    return {
+        "id": policy.id,
+        "name": policy.name,
+        "match": match_out(policy.match),
+        "per": list(policy.per),
+        "limit": limit_out(policy.limit),
+        "cost": policy.cost,
+        "mode": policy.mode.value,
+        "enabled": policy.enabled,
+        "overrides": [
             {
-                "id": policy.id,
-                "name": policy.name,
-                "match": {
-                    "methods": list(match.methods),
-                    "path": match.path,
-                    "caller": match.caller,
-                    "scopes": list(match.scopes),
-                    "plan": match.plan,
-                    "environment": None if match.environment is None else match.environment.value,
-                    "attributes": match.attributes,
-                },
-                "per": list(policy.per),
-                "limit": limit_out(policy.limit),
-                "cost": policy.cost,
-                "mode": policy.mode.value,
-                "enabled": policy.enabled,
-                "overrides": [
-                    {
-                        "subject": override.subject,
-                        "limit": limit_out(override.limit),
-                        "expires_at": optional_rfc3339(override.expires_at_us),
-                    }
-                    for override in policy.overrides
-                ],
-                "created_at": to_rfc3339(policy.created_at_us),
-                "updated_at": to_rfc3339(policy.updated_at_us),
+                "subject": override.subject,
+                "limit": limit_out(override.limit),
+                "expires_at": optional_rfc3339(override.expires_at_us),
             }
-        )
+            for override in overrides
+        ],
+        "overrides_total": len(policy.overrides),
+        "created_at": to_rfc3339(policy.created_at_us),
+        "updated_at": to_rfc3339(policy.updated_at_us),
+    }
 
 
 class ShadowDayOut(Output):

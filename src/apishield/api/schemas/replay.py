@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET
 from pydantic import Field, StringConstraints
@@ -11,7 +11,7 @@ from apishield.analytics.periods import parse_instant
 from apishield.api.schemas.common import Input, Output, Timestamp, example
 from apishield.api.schemas.keys import LIMIT_EXAMPLE
 from apishield.api.schemas.limits import LimitIn, LimitOut, limit_out
-from apishield.api.schemas.policies import UNNAMED, Cost, MatchIn, MatchOut, Per, PolicyOut
+from apishield.api.schemas.policies import UNNAMED, Cost, MatchIn, MatchOut, Per, match_out
 from apishield.api.times import optional_rfc3339, to_rfc3339
 from apishield.core.replay_report import ReplayJob, ReplayReport
 from apishield.errors import Fault, ProblemError
@@ -212,10 +212,11 @@ class ReplayOut(Output):
     def of(cls, job: ReplayJob) -> ReplayOut:
         """How ``job`` is shown."""
         policy, report = job.policy, job.report
-        shown: dict[str, Any] = PolicyOut.of(policy).model_dump(include={"match", "per", "cost"})
         return cls.model_validate(
             {
-                **shown,
+                "match": match_out(policy.match),
+                "per": list(policy.per),
+                "cost": policy.cost,
                 "id": job.id,
                 "status": job.status,
                 "progress": job.progress,

@@ -21,10 +21,12 @@ class PoliciesRepository(TenantRepository[Policy]):
         """The tenant's policies, newest first."""
         return await self._page(tenant_id, page)
 
-    async def by_name(self, tenant_id: str, name: str) -> Policy | None:
-        """The policy of this name."""
-        found = await self._all(select(policies).where(*self._where(tenant_id, policies.c.name == name)))
-        return found[0] if found else None
+    async def named(self, tenant_id: str, name: str) -> str | None:
+        """The id of the policy of this name."""
+        found: str | None = await self._connection.scalar(
+            select(policies.c.id).where(*self._where(tenant_id, policies.c.name == name))
+        )
+        return found
 
     async def overrides_besides(self, tenant_id: str, policy_id: str) -> int:
         """How many overrides all of the tenant's policies but this one have."""
