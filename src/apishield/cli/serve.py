@@ -59,10 +59,6 @@ def serve(
         operator = operator_line(settings, prepared.operator_token)
         banner = Banner(settings, listener.getsockname()[1], operator)
         with LedgerProcess(settings) as ledger:  # ends after the service, whose last events it takes
-
-            def announce() -> None:
-                banner.print()
-                ledger.start()  # not before, so that it makes no start slower
-
-            code = server.serve(settings, listener, announce)
+            ledger.start()  # once the schema is there, and before the first answer, so that figures are not behind it
+            code = server.serve(settings, listener, banner.print)
     raise typer.Exit(code)
