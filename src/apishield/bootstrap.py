@@ -269,6 +269,7 @@ class Runtime:
             await self._drain_the_rest(self.drain)
         if self._notices is not None:
             await self._notices.close()
+        await self.usage.close()
         await self.database.close()
         await self.metrics.leave()
         if self.tracing is not None:

@@ -99,8 +99,10 @@ class Ledger:
         self.used = used
         self.noted: list[int] = []
         self.is_slow = False
+        self.asked = 0
 
     async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
+        self.asked += 1
         if self.is_slow:
             await asyncio.Event().wait()
         return dict.fromkeys(counter_keys, self.used)
@@ -393,12 +395,28 @@ async def test_a_store_that_comes_and_goes_brings_one_share_a_window_not_one_eac
 
 async def test_a_quota_is_learned_again_at_each_failure(primary: Primary, clock: ManualClock) -> None:
     ledger = Ledger(70)
-    store = FailoverStore(primary, clock, ledger)
-    for used, expected in [(70, 30), (85, 15), (40, 60)]:
+    store = FailoverStore(primary, clock, ledger, live_nodes=lambda: 2)
+    quota = counter(Quota(100))
+    for used, expected in [(70, 30), (85, 15), (40, 50)]:
         ledger.used, primary.is_gone = used, True
-        assert await admitted(store, counter(Quota(100))) == expected
+        assert await admitted(store, quota) == expected
         primary.is_gone = False
         await turns()
+        clock.advance(3)  # what was learned is old
+    await store.close()
+
+
+async def test_a_quota_is_not_learned_again_at_each_failure_within_two_seconds(
+    primary: Primary, clock: ManualClock
+) -> None:
+    ledger = Ledger(70)
+    store = FailoverStore(primary, clock, ledger, is_kept=lambda asked: True)
+    for expected in (10, 10, 10, 0):  # it goes on from what was learned, and from what was admitted since
+        primary.is_gone = True
+        assert await admitted(store, counter(Quota(100)), checks=10) == expected
+        primary.is_gone = False
+        await turns()
+    assert ledger.asked == 1
     await store.close()
 
 

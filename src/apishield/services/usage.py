@@ -23,6 +23,7 @@ from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, QuotaUse
 from apishield.core.records import Actor, Key, Policy
 from apishield.errors import ProblemError
+from apishield.services.quota_lookups import QuotaLookups
 from apishield.services.quota_use import seeds
 from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
 from apishield.services.snapshot import Snapshot
@@ -90,6 +91,11 @@ class UsageService:
         self._fresh: Callable[[], Awaitable[bool]] | None = None
         self._last_used: dict[str, int] = {}
         self._quotas: dict[tuple[str, int], QuotaUse] = {}
+        self._lookups = QuotaLookups(self._read)
+
+    async def close(self) -> None:
+        """Ends what is being read; before the database is let go of."""
+        await self._lookups.close()
 
     def use(self, counters: CounterStore, fresh: Callable[[], Awaitable[bool]]) -> None:
         """Names the store whose live counters ``key_usage`` looks at; it in turn needs this service to seed its quotas.
@@ -111,16 +117,20 @@ class UsageService:
 
     async def load(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
         """Durable use of quotas, with what is noted but not yet written (port ``QuotaLedger``)."""
+        used = await self._lookups.used(counter_keys, period_start_us)
+        for counter_key in counter_keys:
+            noted = self._quotas.get((counter_key, period_start_us))
+            if noted is not None:
+                used[counter_key] = max(noted.used, used.get(counter_key, 0))
+        return used
+
+    async def _read(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
         async with self._database.read() as tx:
             used = await tx.usage.quotas(counter_keys, period_start_us)
             for counter_key, units in (
                 await seeds(tx, self._snapshot, counter_keys, period_start_us, self._clock())
             ).items():
                 used[counter_key] = max(units, used.get(counter_key, 0))
-        for counter_key in counter_keys:
-            noted = self._quotas.get((counter_key, period_start_us))
-            if noted is not None:
-                used[counter_key] = max(noted.used, used.get(counter_key, 0))
         return used
 
     def keeps(self, counter: Counter) -> bool:

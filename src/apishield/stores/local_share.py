@@ -26,7 +26,7 @@ from apishield.core.model import (
     TokenBucket,
     Verdict,
 )
-from apishield.core.ports import Clock, QuotaLedger
+from apishield.core.ports import Clock, QuotaLedger, QuotaUse
 from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores.decided import DecidedChecks
@@ -34,7 +34,9 @@ from apishield.stores.memory import MemoryStore, load_used
 
 LEDGER_TIMEOUT_SECONDS = 0.05
 RETRY_DENIED_US = SECOND_US
+RECENT_US = 2 * SECOND_US  # for so long a quota is not learned again, where a store comes and goes
 MAX_SHARES = 100_000
+_REMEMBERED_AT_ONCE = 64
 
 
 def nothing_is_kept(counter: Counter) -> bool:
@@ -66,6 +68,7 @@ class LocalShare:
         self._owed: dict[str, tuple[Counter, int, int]] = {}
         self._used: dict[str, int] = {}
         self._quotas: dict[str, Counter] = {}
+        self._recent: dict[str, QuotaUse] = {}
         self._shares: dict[tuple[int, str], tuple[Limit, int, Limit]] = {}
 
     def decide(
@@ -76,7 +79,13 @@ class LocalShare:
         ``may_have_run`` is whether the store may have charged it, too; quotas are then not owed.
         """
         if self._ledger is not None:
-            unknown = [c for c in counters if isinstance(c.limit.algorithm, Quota) and c.key not in self._used]
+            unknown = [
+                counter
+                for counter in counters
+                if isinstance(counter.limit.algorithm, Quota)
+                and counter.key not in self._used
+                and not self._recall(counter, counter.limit.algorithm, RECENT_US)
+            ]
             if unknown:
                 known = self._learn(self._ledger, unknown)
                 return self._decide_after(known, counters, costs, check_id, may_have_run=may_have_run)
@@ -132,8 +141,11 @@ class LocalShare:
 
         Shares stay used, so that a store that comes and goes does not bring a new one each time; quotas are learned again.
         """
+        await self._remember()
         owed = [(counter, self._still_counting(counter, units, at_us)) for counter, units, at_us in self._owed.values()]
         await self._store.reset(list(self._quotas.values()))
+        for key, counter in self._quotas.items():
+            self._shares.pop((id(counter.limit), key), None)  # made of what was used before
         self._owed, self._used, self._quotas = {}, {}, {}
         return [(counter, units) for counter, units in owed if units > 0]
 
@@ -181,8 +193,36 @@ class LocalShare:
         periods = {counter.key: period_of(counter.limit.algorithm, now_us) for counter in unknown}  # type: ignore[arg-type]
         used = await _used_within(ledger, periods, LEDGER_TIMEOUT_SECONDS)
         for counter in unknown:
-            self._used.setdefault(counter.key, used.get(counter.key, 0))
+            if counter.key not in self._used:
+                rule = counter.limit.algorithm
+                assert isinstance(rule, Quota)
+                if counter.key in used or not self._recall(counter, rule, period_of(rule, now_us)[1]):
+                    self._used[counter.key] = used.get(counter.key, 0)
             self._quotas[counter.key] = counter
+
+    def _recall(self, counter: Counter, rule: Quota, longest_us: int) -> bool:
+        """Whether it is known how this period's quota stood at most so long ago; goes on from there."""
+        recent, now_us = self._recent.get(counter.key), self._clock()
+        if recent is None or recent.period_start_us != period_of(rule, now_us)[0] or now_us - recent.at_us > longest_us:
+            return False
+        self._used[counter.key] = recent.used
+        self._quotas[counter.key] = counter
+        return True
+
+    async def _remember(self) -> None:
+        """Keeps how quotas stand, with what was admitted here."""
+        now_us = self._clock()
+        self._recent = {key: recent for key, recent in self._recent.items() if now_us - recent.at_us <= RECENT_US}
+        for number, (key, counter) in enumerate(list(self._quotas.items())):
+            if number % _REMEMBERED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # checks go on meanwhile
+            rule = counter.limit.algorithm
+            assert isinstance(rule, Quota)
+            shared = self._shared(counter)
+            asked = self._store.decide([shared], [0])
+            verdict = asked if isinstance(asked, Verdict) else await asked
+            used = shared.limit.algorithm.ceiling - verdict.outcomes[0].remaining
+            self._recent[key] = QuotaUse(key, period_of(rule, now_us)[0], used, now_us)
 
     def _shared(self, counter: Counter) -> Counter:
         """The counter of this node's share."""

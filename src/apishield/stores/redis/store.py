@@ -238,17 +238,31 @@ class RedisStore:
         task.add_done_callback(self._tasks.discard)
 
     async def _seed(self, ask: Ask, now_us: int) -> None:
-        """Tells the script what the ledger knows, and asks again."""
+        """Tells the script what the ledger knows, and asks again.
+
+        A check waits for that no longer than for Redis; the next one then finds the counter seeded.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self.timeout_seconds, _fail, ask, StoreUnavailable("The ledger of quotas is slow."))
         rules = {counter.key: counter.limit.algorithm for counter in ask.counters}
         periods = {key: period_of(rule, now_us) for key, rule in rules.items() if isinstance(rule, Quota)}
         try:
             used = {} if self._ledger is None else await load_used(self._ledger, periods)
         except StoreUnavailable as error:
-            if not ask.verdict.done():
-                ask.verdict.set_exception(error)
+            _fail(ask, error)
             return
+        finally:
+            timer.cancel()
+        if ask.verdict.done():  # decided elsewhere, so nothing may be charged here
+            ask = Ask(ask.counters, [0] * len(ask.counters), "", loop.create_future(), Step.DECIDE)
+            ask.verdict.add_done_callback(lambda verdict: verdict.cancelled() or verdict.exception())
         ask.seeds = {key: (start_us, end_us, used.get(key, 0)) for key, (start_us, end_us) in periods.items()}
-        self._put(ask, asyncio.get_running_loop())
+        self._put(ask, loop)
+
+
+def _fail(ask: Ask, error: StoreUnavailable) -> None:
+    if not ask.verdict.done():
+        ask.verdict.set_exception(error)
 
 
 class _Reading:
