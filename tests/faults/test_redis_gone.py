@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apishield.core.model import SECOND_US, FixedWindow, Limit, OnStoreFailure, Quota, SlidingWindow, TokenBucket
+from apishield.errors import NoAnswer, StoreUnavailable
 from apishield.services.reconcile import LOOKS, Reconciler
 from tests.faults.load import CALLERS_A_NODE, PATIENCE_SECONDS, Load, asking, new_key, store_of, under_load, until
 from tests.support.clock import ManualClock
@@ -131,6 +132,33 @@ async def test_a_limit_that_allows_or_denies_does_so_and_says_so(
         answer = await asking(node, tenant).check(api_key=secret, method="GET")
         assert (answer["allowed"], answer["code"], answer["degraded"]) == (allowed, code, True)
         assert answer["headers"]["X-APIShield-Degraded"] == "true"
+
+
+async def test_a_reset_that_redis_did_not_answer_is_in_the_audit_log_and_one_that_was_not_sent_is_not(
+    nodes: list[Node], redis_server: RedisServer
+) -> None:
+    tenant, secret = await new_key(nodes, Limit(id="", name="one", algorithm=FixedWindow(1, DAYS_US)))
+    runtime = nodes[0].runtime
+    view = runtime.snapshot.tenant(tenant.id)
+    assert view is not None
+    (key_id,) = (entry.key.id for entry in view.keys.values() if entry.key.rate_limits)
+    key = await runtime.keys.get(tenant.owner, key_id)
+
+    async def actions() -> list[str]:
+        async with runtime.database.read() as tx:
+            return [entry.action async for _, entry in tx.audit.walk(tenant.id) if entry and entry.target == key_id]
+
+    before = await actions()
+    await take_away(redis_server, "stop")
+    with pytest.raises(NoAnswer):
+        await runtime.usage.reset(tenant.owner, key)
+    ordered = [*before, "key.limits_reset", "key.limits_reset_unanswered"]
+    assert await actions() == ordered
+    while not store_of(nodes[0]).is_degraded:
+        await tenant.check(api_key=secret, method="GET")
+    with pytest.raises(StoreUnavailable):
+        await runtime.usage.reset(tenant.owner, key)
+    assert await actions() == ordered
 
 
 async def test_a_node_that_stops_while_redis_is_gone_leaves_its_use_of_quotas_behind(

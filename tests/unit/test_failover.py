@@ -41,6 +41,7 @@ class Primary:
         self.inner = MemoryStore(clock)
         self.is_gone = False
         self.asked = 0
+        self.resets = 0
 
     async def decide(
         self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
@@ -80,6 +81,7 @@ class Primary:
         await self.inner.release(counters, costs, check_id)
 
     async def reset(self, counters: Sequence[Counter]) -> None:
+        self.resets += 1
         await self._answer()
         await self.inner.reset(counters)
 
@@ -492,4 +494,21 @@ async def test_releasing_never_raises_and_resetting_does(primary: Primary, clock
     assert (await ask(store, slot, check_id="two")).admitted
     with pytest.raises(StoreUnavailable):
         await store.reset([slot])
+    await store.close()
+
+
+async def test_a_reset_that_failed_forgets_nothing_here_and_is_not_even_sent_while_the_store_is_gone(
+    primary: Primary, clock: ManualClock
+) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    window = counter(SlidingWindow(5, MINUTE_US))
+    assert await admitted(store, window) == 5
+    assert store.is_degraded
+    asked = primary.resets
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.reset([window])
+    assert not isinstance(refused.value, NoAnswer)  # it is known that nothing was done, or will be
+    assert primary.resets == asked
+    assert not (await ask(store, window)).admitted
     await store.close()

@@ -22,7 +22,7 @@ from apishield.core.counter_keys import subject_of, subject_text, tenant_of
 from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
 from apishield.core.ports import Clock, CounterStore, QuotaUse
 from apishield.core.records import Actor, Key, Policy
-from apishield.errors import ProblemError
+from apishield.errors import NoAnswer, ProblemError
 from apishield.services.quota_lookups import QuotaLookups
 from apishield.services.quota_use import seeds
 from apishield.services.shadow import ShadowNotes, ShadowReport, read_report
@@ -212,15 +212,27 @@ class UsageService:
         """Forgets the live state of the rate limits of ``key``, and says so in the audit log.
 
         Quotas stay as they are, since bills stand on them; so do the limits that the key shares with others of its customer.
+
+        Raises ``StoreUnavailable`` where nothing was reset, and ``NoAnswer`` where the store did not say: it may do so yet,
+        so the audit log then keeps that it was ordered, with an entry ``key.limits_reset_unanswered`` behind it.
         """
         assert self._counters is not None
         view = self._snapshot.tenant(key.tenant_id)
         entry = view.keys.get(key.id) if view is not None else None
         own = {limit.id for limit in key.rate_limits}
+        silent: NoAnswer | None = None
         async with self._database.transaction() as tx:
             await tx.audit.record(actor, action="key.limits_reset", target=key.id)
             if entry is not None:
-                await self._counters.reset([counter for counter in entry.limits.counters if counter.limit.id in own])
+                try:
+                    await self._counters.reset(
+                        [counter for counter in entry.limits.counters if counter.limit.id in own]
+                    )
+                except NoAnswer as error:
+                    silent = error
+                    await tx.audit.record(actor, action="key.limits_reset_unanswered", target=key.id)
+        if silent is not None:
+            raise silent
 
     async def _totals(self, key: Key, now_us: int) -> KeyTotals:
         now = datetime.fromtimestamp(now_us // SECOND_US, UTC)

@@ -161,9 +161,13 @@ class FailoverStore:
                 self._note_failure(counters, error)
 
     async def reset(self, counters: Sequence[Counter]) -> None:
-        """Forgets the state of ``counters``. Raises ``StoreUnavailable``: who resets must know that it was done."""
+        """Forgets the state of ``counters``, there and here.
+
+        Raises ``StoreUnavailable`` where nothing was done, and ``NoAnswer`` where nobody can say: who resets must know. What
+        was admitted here then still counts.
+        """
+        await self._with_store(lambda: self._primary.reset(counters))
         await self._local.reset(counters)
-        await self._primary.reset(counters)
 
     async def close(self) -> None:
         """Ends the probing, tells the ledger of the quotas that the store was not, and lets go of the store's connections."""
