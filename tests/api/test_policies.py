@@ -118,6 +118,8 @@ async def test_a_name_with_control_characters_is_422_and_named_once(alice: Tenan
         ({"limit": {"strategy": "fixed_window", "requests": 1, "window_seconds": 10**9}}, "invalid_limit"),
         ({"cost": -1}, "validation_failed"),
         ({"cost": 1.5}, "validation_failed"),
+        ({"cost": 3}, "validation_failed"),
+        ({"cost": 2, "overrides": [{"subject": {"ip": "192.0.2.9"}, "limit": "1/second"}]}, "invalid_limit"),
         ({"mode": "observe"}, "validation_failed"),
         ({"match": {"path": "no-slash"}}, "validation_failed"),
         ({"match": {"methods": ["post"]}}, "validation_failed"),
@@ -193,3 +195,9 @@ async def test_of_thousands_of_bad_overrides_the_first_faults_are_told(alice: Te
         problem = await alice.problem(422, code, "POST", "/v1/policies", {**SEARCH, "overrides": bad})
         assert problem["errors"][0]["pointer"].startswith("/overrides/0/")
         assert len(problem["errors"]) <= 51
+
+
+async def test_a_cost_that_the_limit_can_never_admit_is_named(alice: Tenant) -> None:
+    problem = await alice.problem(422, "validation_failed", "POST", "/v1/policies", {**SEARCH, "cost": 10})
+    assert problem["errors"] == [{"pointer": "/cost", "message": "is 10, above the 2 that the limit ever admits"}]
+    await alice.ok("POST", "/v1/policies", {**SEARCH, "limit": "2/minute burst 10", "cost": 10}, status=201)

@@ -38,6 +38,10 @@ def checked(policy: Policy) -> Policy:
     _check_limit(policy.limit, "/limit", faults)
     if not 1 <= policy.cost <= MAX_UNITS:
         faults.add("/cost", f"must be 1 to {MAX_UNITS:,}, is {policy.cost}; to charge nothing, disable the policy")
+    elif 0 < policy.limit.algorithm.ceiling < policy.cost:
+        faults.add(
+            "/cost", f"is {policy.cost:,}, above the {policy.limit.algorithm.ceiling:,} that the limit ever admits"
+        )
     if len(policy.overrides) > MAX_OVERRIDES:
         faults.add("/overrides", f"has {len(policy.overrides):,} entries; at most {MAX_OVERRIDES:,} are kept")
     overrides = _overrides(policy, faults)
@@ -127,6 +131,8 @@ def _overrides(policy: Policy, faults: Faults) -> tuple[Override, ...]:
             _check_limit(override.limit, f"{at}/limit", faults)
             if override.limit.unit != policy.limit.unit:
                 faults.add(f"{at}/limit/unit", f"must be the policy's, {policy.limit.unit}", "invalid_limit")
+            if 0 < override.limit.algorithm.ceiling < policy.cost <= policy.limit.algorithm.ceiling:
+                faults.add(f"{at}/limit", f"never admits anything, as a request costs {policy.cost:,}", "invalid_limit")
             if len(faults.found) == before:
                 good.add(override.limit)
         kept.append(spelt)
