@@ -347,6 +347,7 @@ BAD_BODIES: list[tuple[bytes, int]] = [
     (b'{"cost": true}', 422),
     (b'{"cost": "1"}', 422),
     (b'{"cost": {"tokens": -1}}', 422),
+    (b'{"cost": {}}', 422),
     (b'{"cost": 123456789012345678901234567890}', 422),
     (b'{"api_key": 7}', 422),
     (b'{"unknown": 1}', 422),
@@ -374,7 +375,9 @@ async def test_a_fault_is_pointed_at(tenant: Tenant) -> None:
     unknown = (await tenant.post("/v1/check", {"pathh": "/"})).json()
     assert unknown["errors"] == [{"pointer": "/pathh", "message": "is not a field that is known here"}]
     nested = (await tenant.post("/v1/check", {"cost": {"tokens": "many"}})).json()
-    assert nested["errors"][0]["pointer"].startswith("/cost")
+    assert nested["errors"][0]["pointer"] == "/cost/tokens"
+    empty = (await tenant.post("/v1/check", {"cost": {}})).json()
+    assert empty["errors"][0]["pointer"] == "/cost"
 
 
 async def test_other_content_types_are_refused(tenant: Tenant) -> None:

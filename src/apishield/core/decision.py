@@ -13,7 +13,7 @@ Cost = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
 SettleWithin = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 CheckId = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 UnitName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$(?!\n)")]
-Costs = Annotated[dict[UnitName, Cost], msgspec.Meta(max_length=16)]
+Costs = Annotated[dict[UnitName, Cost], msgspec.Meta(min_length=1, max_length=16)]
 """Units by name: as limits may name them, and no more than anybody counts."""
 
 
