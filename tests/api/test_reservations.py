@@ -99,7 +99,11 @@ async def test_a_reservation_that_nobody_settles_in_time_stays_charged(tmp_path:
         key = await _key(tenant, _tokens(1000))
         decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True, settle_within_seconds=60)
         clock.advance(60)
-        assert (await _report(tenant, decision, cost={"tokens": 1}))["duplicates"] == 1
+        late = await _report(tenant, decision, cost={"tokens": 1})
+        assert (late["accepted"], late["duplicates"]) == (0, 0)
+        assert late["rejected"][0]["code"] == "not_reserved"
+        assert "settle_within_seconds" in late["rejected"][0]["message"]
+        assert (await _report(tenant, decision))["duplicates"] == 1  # its result was taken
         assert await _remaining(tenant, key) == {"tokens": 500}
 
 
@@ -137,7 +141,9 @@ async def test_a_release_gives_the_whole_charge_back(tenant: Tenant) -> None:
     decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
     assert (await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})).json() == {"released": True}
     assert await _remaining(tenant, key) == {"tokens": 1000}
+    assert (await _report(tenant, decision, cost={"tokens": 400}))["accepted"] == 1  # its status; nothing is charged
     assert (await _report(tenant, decision, cost={"tokens": 400}))["duplicates"] == 1
+    assert await _remaining(tenant, key) == {"tokens": 1000}
     plain = await tenant.check(api_key=key, cost={"tokens": 1})
     assert (await tenant.post(f"/v1/decisions/{plain['decision_id']}/release", {})).json() == {"released": False}
 

@@ -58,8 +58,13 @@ _AGAIN: Final = "again"
 _SETTLES: Final = "settles"
 _SETTLES_AGAIN: Final = "settles again"  # its result was told before, its cost perhaps not
 _NOW_SETTLED: Final = "now settled"
-_Outcome = Literal["new", "again", "settles", "settles again", "now settled"] | Rejection
+_TOO_LATE: Final = "too late"
+_Outcome = Literal["new", "again", "settles", "settles again", "now settled", "too late"] | Rejection
 _NOT_RESERVED: Final = 'The check reserved nothing, so its cost can\'t be settled. Ask it with "reserve": true.'
+_GONE: Final = (
+    "Nothing is reserved any more: the time that the check gave for it (settle_within_seconds) is over, or it was settled or "
+    "released before. What was charged stays so. The status and latency were taken."
+)
 
 
 class ResultObserver(Protocol):
@@ -106,6 +111,10 @@ class ReportService:
                 is_new = self._note(tenant_id, report)
                 if outcome == _NEW and not is_new:
                     taken[index] = _AGAIN if report.cost is None else _NOW_SETTLED
+        taken = [
+            Rejection(index, "not_reserved", _GONE) if outcome == _TOO_LATE else outcome
+            for index, outcome in enumerate(taken)
+        ]
         return Receipt(
             accepted=taken.count(_NEW) + taken.count(_NOW_SETTLED),
             duplicates=taken.count(_AGAIN),
@@ -153,7 +162,9 @@ class ReportService:
             return index, Rejection(index, "store_unavailable", f"{error.told} Report it again.")
         if settled is Settled.NOT_RESERVED:
             return index, Rejection(index, "not_reserved", _NOT_RESERVED)
-        if settled is Settled.BEFORE and units is not None:
+        if units is not None and settled is Settled.TOO_LATE:
+            return index, _TOO_LATE
+        if units is not None and (settled is Settled.BEFORE or (told and settled is Settled.RELEASED)):
             return index, _AGAIN
         return index, _NOW_SETTLED if told else _NEW
 

@@ -14,12 +14,16 @@ from apishield.core.events import SettlementEvent
 from apishield.core.model import MAX_UNITS, Counter, Mode
 from apishield.core.ports import Clock, CounterStore, EventLog, Held
 
+_MOST_REMEMBERED = 100_000
+
 
 class Settled(Enum):
     """What became of an attempt to settle."""
 
     NOW = auto()
-    BEFORE = auto()  # by somebody else, or its time is over
+    BEFORE = auto()
+    RELEASED = auto()
+    TOO_LATE = auto()  # or by way of another node, which this one can't tell from it
     NOT_RESERVED = auto()
 
 
@@ -31,6 +35,7 @@ class SettlementService:
         self._ids = ids
         self._events = events
         self._clock = clock
+        self._ended: dict[str, Settled] = {}
 
     async def settle(self, tenant_id: str, decision_id: str, units: dict[str, int] | None) -> Settled:
         """Settles a decision of the tenant at ``units``; those that are not named stay as estimated.
@@ -38,9 +43,12 @@ class SettlementService:
         ``None`` settles no cost and frees its slots.
         """
         key = record_key(tenant_id, decision_id)
+        ended = self._ended.get(decision_id, Settled.TOO_LATE)
+        if units is not None and ended is Settled.TOO_LATE:
+            self._remember(decision_id, Settled.BEFORE)  # at once: somebody may tell the same while the store is asked
         held = await self._store.held(key)
         if held is None:
-            return Settled.BEFORE
+            return ended
         if units is not None and not held.settles:
             return Settled.NOT_RESERVED
         if units is None and held.settles:
@@ -66,8 +74,14 @@ class SettlementService:
             return False
         if await self._take(key, held, [0] * len(held.counters), decision_id) is not Settled.NOW:
             return False
+        self._remember(decision_id, Settled.RELEASED)
         self._tell(tenant_id, decision_id, {}, released=True)
         return True
+
+    def _remember(self, decision_id: str, ended: Settled) -> None:
+        self._ended[decision_id] = ended
+        if len(self._ended) > _MOST_REMEMBERED:
+            del self._ended[next(iter(self._ended))]  # dictionaries keep their order: the oldest goes
 
     def _tell(self, tenant_id: str, decision_id: str, units: dict[str, int], *, released: bool) -> None:
         """Tells the ledger what the decision cost in the end. Whoever took the record does, so it is told once."""
