@@ -78,7 +78,7 @@ class PolicyService(Service):
                 raise refuse_over(self._ceilings.policies, "policies")
             await tx.policies.insert(tenant.id, policy)
             tx.changed("policy", tenant.id, policy.id)
-            shown = Audited(self._secrets).policy(policy)
+            shown = await aside(len(policy.overrides), lambda: Audited(self._secrets).policy(policy))
             await tx.audit.record(actor, action="policy.created", target=policy.id, after=shown)
         return policy
 
@@ -105,8 +105,8 @@ class PolicyService(Service):
                 await tx.shadow.forget(tenant.id, policy_id)
             await tx.policies.replace(tenant.id, after)
             tx.changed("policy", tenant.id, policy_id)
-            audited = Audited(self._secrets)
-            was, now_is = differing(audited.policy(before), audited.policy(after))
+            audited, overrides = Audited(self._secrets), len(before.overrides) + len(after.overrides)
+            was, now_is = await aside(overrides, lambda: differing(audited.policy(before), audited.policy(after)))
             await tx.audit.record(actor, action="policy.updated", target=policy_id, before=was, after=now_is)
         return after
 
