@@ -24,6 +24,8 @@ _LOST = "The connection to Redis was lost."
 _ASKING = command(b"ASKING")
 _LOAD_SCRIPT = command(b"SCRIPT", b"LOAD", SCRIPT)
 _INFO = command(b"INFO")
+_NOT_YET = ("LOADING", "BUSY")
+_ASK_AGAIN_SECONDS = 0.1
 
 
 class Call(Protocol):
@@ -54,12 +56,17 @@ _IGNORE = _Ignore()
 class _Introduction:
     """Waits for what a server says of itself."""
 
-    def __init__(self, runs: Runs, silent_seconds: float) -> None:
+    def __init__(self, runs: Runs, silent_seconds: float, ask_again: Callable[[float], None] | None = None) -> None:
         self._runs = runs
         self._silent_seconds = silent_seconds
+        self._ask_again = ask_again
 
     def answered(self, reply: object) -> None:
-        self._runs.learn(facts_of(reply), self._silent_seconds)
+        facts = facts_of(reply)
+        if facts.run_id:
+            self._runs.learn(facts, self._silent_seconds)
+        elif self._ask_again is not None and str(reply).startswith(_NOT_YET):
+            self._ask_again(self._silent_seconds)
 
     def lost(self, error: StoreUnavailable) -> None:
         pass
@@ -195,12 +202,21 @@ class Node:
             self._link.send(_LOAD_SCRIPT, _IGNORE)
             # Before any check, so that it is known with the first verdict.
             silent_seconds = asyncio.get_running_loop().time() - self._heard_at
-            self._link.send(_INFO, _Introduction(self.runs, silent_seconds))
+            self._ask_who(self._link, silent_seconds)
             unsent, self._unsent = self._unsent, []
             for packed, call in unsent:
                 self._link.send(packed, call)
         finally:
             self._connecting = None
+
+    def _ask_who(self, link: Link, silent_seconds: float) -> None:
+        """Has the server introduce itself; one that is still loading is asked again."""
+
+        def again(silent_seconds: float) -> None:
+            asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, self._ask_who, link, silent_seconds)
+
+        if not link.is_down:
+            link.send(_INFO, _Introduction(self.runs, silent_seconds, again))
 
     def _fail_unsent(self, reason: str) -> None:
         unsent, self._unsent = self._unsent, []
