@@ -123,9 +123,10 @@ def traffic(spool: int, count: int, at_us: int, seed: int = 1) -> list[Event]:
         tenant = f"ten_{dice.randrange(3)}"
         held = step % 7 == 0
         code = "rate_limited" if step % 5 == 4 else "ok"
+        key = f"key_{dice.randrange(9)}"
         events.append(
             DecisionEvent(
-                number, at_us, tenant, code, HELD if held else 0, f"key_{dice.randrange(9)}" if step % 3 else None,
+                number, at_us, tenant, code, HELD if held else 0, key if step % 3 or code != "ok" else None,
                 method="GET", path=f"/orders/{number}", address=f"192.0.2.{dice.randrange(99)}", country="FR",
                 units={"requests": 1, "tokens": 50} if held else 1, user_agent="curl/8.5.0",
             )

@@ -24,6 +24,7 @@ _GROUPS: Final = {
     "full": ("key_id", "endpoint", "method", "country"),
 }
 """The grouping sets, and what each tells apart besides environment and code."""
+_STRANGERS: Final = frozenset({"key_missing", "key_malformed", "key_unknown"})
 _MEASURES: Final = ("requests", "cost", "bytes", "results", "status_1xx", "status_2xx", "status_3xx", "status_4xx",
                     "status_5xx", "latency_us")  # fmt: skip
 
@@ -121,7 +122,15 @@ def _amounts(question: Question, decision: StoredDecision) -> Counter[str]:
 
 
 def _group(question: Question, dims: str, code: str) -> tuple[str, ...]:
-    return (question.environment, code, *(getattr(question, name) for name in _GROUPS[dims]))
+    return _folded((question.environment, code, *(getattr(question, name) for name in _GROUPS[dims])), dims)
+
+
+def _folded(group: tuple[str, ...], dims: str) -> tuple[str, ...]:
+    """A stranger who is refused claims no endpoint: whether it has a name then depends on who came before, across kills."""
+    if group[1] not in _STRANGERS or "endpoint" not in _GROUPS[dims]:
+        return group
+    at = 2 + _GROUPS[dims].index("endpoint")
+    return (*group[:at], "", *group[at + 1 :])
 
 
 def _between(sums: Sums, notes: Notes, dims: str) -> None:
@@ -177,10 +186,10 @@ async def _sums(database: Database, tenant_id: str, dims: str, step: str) -> Sum
         for row in await work.connection.execute(text(of_all), given):
             group = tuple(row)[: -len(_MEASURES)]
             for measure, amount in zip(_MEASURES, tuple(row)[len(group) :], strict=True):
-                sums[(*group, measure)] += int(amount)
+                sums[(*_folded(group, dims), measure)] += int(amount)
         for row in await work.connection.execute(text(of_units), {**given, "step": step}):
             *place, unit, cost = tuple(row)
-            sums[(*place, f"unit:{unit}")] += int(cost)
+            sums[(*_folded(tuple(place), dims), f"unit:{unit}")] += int(cost)
     return +sums
 
 

@@ -135,8 +135,10 @@ class Callers:
         receipt = await self._post(client, dice, "/v1/report", {"events": [event]})
         if receipt is None:
             return
-        assert receipt["accepted"] + receipt["duplicates"] == 1, receipt
-        question.was_settled(final, taken=bool(receipt["accepted"]))
+        if not receipt["accepted"] + receipt["duplicates"]:  # told before, to a node that can't know it any more
+            assert [each["code"] for each in receipt["rejected"]] == ["not_reserved"], receipt
+        if not (receipt["accepted"] and question.may_be_released):
+            question.was_settled(final, taken=bool(receipt["accepted"]))
         question.told.sure = True
 
     async def _release(self, client: httpx2.AsyncClient, dice: random.Random) -> None:
@@ -145,6 +147,7 @@ class Callers:
             return
         nothing = dict.fromkeys(question.units, 0)
         question.settles(nothing)
+        question.may_be_released = True
         answer = await self._post(client, dice, f"/v1/decisions/{question.decision_id}/release", {})
         if answer is not None:
             question.was_settled(nothing, taken=answer["released"])
