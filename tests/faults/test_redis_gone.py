@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def assert_decided(load: Load, refusal: str) -> None:
 
 async def take_away(redis_server: RedisServer, fault: str) -> None:
     await asyncio.to_thread(redis_server.kill if fault == "kill" else redis_server.stop)
+
+
+@contextlib.asynccontextmanager
+async def stalling(redis_server: RedisServer) -> AsyncIterator[None]:
+    """Has Redis pause, again and again, until the block ends: between two pauses it does what it was asked meanwhile."""
+    is_over = asyncio.Event()
+
+    async def pause_again() -> None:
+        with redis_server.client() as client:
+            while not is_over.is_set():  # the next pause is answered when this one is over
+                await asyncio.to_thread(client.execute_command, "CLIENT", "PAUSE", STALL_MS, "ALL")
+
+    async with asyncio.TaskGroup() as pauses:
+        pauses.create_task(pause_again())
+        try:
+            yield
+        finally:
+            is_over.set()
 
 
 @pytest.mark.parametrize("fault", ["kill", "stop"])
@@ -88,14 +107,12 @@ async def test_quotas_are_right_afterwards_to_the_unit(
     tenant, secret = await new_key(nodes, Limit(id="", name="monthly", algorithm=Quota(QUOTA)))
     async with under_load(nodes, tenant, secret) as load:
         await until(lambda: load.admitted() >= 200, "some use")
-        if fault == "stall":
-            with redis_server.client() as client:
-                await asyncio.to_thread(client.execute_command, "CLIENT", "PAUSE", STALL_MS, "ALL")
-        else:
+        if fault != "stall":
             await take_away(redis_server, fault)
-        await until(
-            lambda: all(load.admitted(node=number, degraded=True) >= 200 for number in NODES), "use without Redis"
-        )
+        async with stalling(redis_server) if fault == "stall" else contextlib.nullcontext():
+            await until(
+                lambda: all(load.admitted(node=number, degraded=True) >= 200 for number in NODES), "use without Redis"
+            )
         for node in nodes:
             await node.runtime.freshness.wait()  # what a store that lost its state is seeded from has all of it
             await node.runtime.usage.flush()
@@ -150,6 +167,9 @@ async def test_a_reset_that_redis_did_not_answer_is_in_the_audit_log_and_one_tha
             return [entry.action async for _, entry in tx.audit.walk(tenant.id) if entry and entry.target == key_id]
 
     before = await actions()
+    assert (await tenant.check(api_key=secret, method="GET"))[
+        "code"
+    ] == "ok"  # so that there is a connection to send it on
     await take_away(redis_server, "stop")
     with pytest.raises(NoAnswer):
         await runtime.usage.reset(tenant.owner, key)
