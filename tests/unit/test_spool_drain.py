@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -68,6 +69,21 @@ async def test_only_one_worker_of_a_node_drains_and_the_next_takes_over(tmp_path
     assert not await second.step()
     assert (first.draining, second.draining, ledger.events) == (True, False, [])
     first.close()
+    await second.step()
+    assert (second.draining, ledger.events) == (True, events)
+
+
+async def test_a_round_that_waited_for_its_turn_does_not_take_the_spools_back_from_the_next_worker(
+    tmp_path: Path,
+) -> None:
+    ledger, writer = MemoryLedger(), SpoolWriter(tmp_path, SPOOL, ManualClock())
+    first, second = make_drain(tmp_path, ledger), make_drain(tmp_path, ledger)
+    rounds = [asyncio.create_task(first.step()) for _ in range(2)]
+    await asyncio.sleep(0)
+    first.close()
+    events = write(writer, 1)
+    await asyncio.gather(*rounds)
+    assert not first.draining
     await second.step()
     assert (second.draining, ledger.events) == (True, events)
 

@@ -81,6 +81,7 @@ class SpoolDrain:
         self._at_once: dict[int, int] = {}  # events, where fewer than usual are taken, because the last intake failed
         self._untakable: set[tuple[int, int]] = set()
         self._turn = asyncio.Lock()  # who asks for figures may call for a round while one goes on
+        self._is_closed = False
 
     async def catch_up(self) -> None:
         """Takes all that there is."""
@@ -99,12 +100,15 @@ class SpoolDrain:
         return await asyncio.shield(going_on)
 
     def close(self) -> None:
-        """Lets go of the spools."""
+        """Lets go of the spools, for good: a round that waits for its turn would else take them from the next worker."""
+        self._is_closed = True
         self.draining = False
         self.spools.close()
 
     async def _one_round(self) -> bool:
         async with self._turn:
+            if self._is_closed:
+                return False
             self.draining = self.spools.hold()
             return self.draining and await self._round()
 
