@@ -12,9 +12,6 @@ from struct import Struct
 from sys import byteorder
 from typing import Any, Final, cast
 
-from psycopg.abc import AdaptContext, Buffer
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 _INT8, _TEXT, _BYTEA = 20, 25, 17
@@ -62,29 +59,8 @@ def blobs(values: Sequence[bytes | None]) -> Blobs:
     return Blobs(_head(1, 1, _BYTEA, len(items), 1) + b"".join(items))
 
 
-class _Given(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: Any) -> Buffer:
-        return cast(bytes, obj)
-
-
-class _Integers(_Given):
-    oid = 1016
-
-
-class _Texts(_Given):
-    oid = 1009
-
-
-class _Blobs(_Given):
-    oid = 1001
-
-
 async def understand_arrays(connection: AsyncConnection) -> None:
     """Tells the driver's connection how to send the arrays of this module."""
-    driver = cast(AdaptContext, (await connection.get_raw_connection()).driver_connection)
-    adapters = driver.adapters
-    if adapters is not None:
-        for type_, dumper in ((Integers, _Integers), (Texts, _Texts), (Blobs, _Blobs)):
-            adapters.register_dumper(type_, dumper)
+    from apishield.stores.sql.ledger.array_dumpers import register  # noqa: PLC0415  loads psycopg, which SQLite needs not
+
+    register(cast(Any, (await connection.get_raw_connection()).driver_connection))
