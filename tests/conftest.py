@@ -9,10 +9,19 @@ import hypothesis
 import pytest
 
 from tests.support.clock import ManualClock
-from tests.support.service import start_service
+from tests.support.service import shared_service, start_service
 from tests.support.services import postgres_server, postgres_url, reaper, redis_server, redis_url
 
-__all__ = ["clock", "postgres_server", "postgres_url", "reaper", "redis_server", "redis_url", "start_service"]
+__all__ = [
+    "clock",
+    "postgres_server",
+    "postgres_url",
+    "reaper",
+    "redis_server",
+    "redis_url",
+    "shared_service",
+    "start_service",
+]
 
 # ``services`` has read these at its import; the code under test must not see them.
 for _name in list(os.environ):

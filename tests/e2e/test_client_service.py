@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -19,18 +19,13 @@ from tests.support.service import Service
 
 
 @pytest.fixture
-def service(start_service: Callable[..., Service]) -> Service:
-    return start_service()
-
-
-@pytest.fixture
-def owner(service: Service) -> Iterator[APIShield]:
+def owner(shared_service: Service) -> Iterator[APIShield]:
     """A client with a new tenant's token and service key."""
-    with APIShield(service.url) as anonymous:
+    with APIShield(shared_service.url) as anonymous:
         made = anonymous.create_tenant("My App")
     assert made.token is not None
     assert made.api_key is not None
-    with APIShield(service.url, token=made.token, api_key=made.api_key.key) as owner:
+    with APIShield(shared_service.url, token=made.token, api_key=made.api_key.key) as owner:
         yield owner
 
 
@@ -126,7 +121,7 @@ def test_pages_lead_through_the_whole_list(owner: APIShield) -> None:
     assert len(found) == len(set(found))
 
 
-def test_what_is_wrong_is_an_error_that_names_it(service: Service, owner: APIShield) -> None:
+def test_what_is_wrong_is_an_error_that_names_it(shared_service: Service, owner: APIShield) -> None:
     with pytest.raises(InvalidRequestError) as invalid:
         owner.create_key("n", rate_limit={"strategy": "sliding_window", "requests": 1, "window_seconds": 0})
     assert invalid.value.code == "invalid_limit"
@@ -134,22 +129,25 @@ def test_what_is_wrong_is_an_error_that_names_it(service: Service, owner: APIShi
     assert invalid.value.request_id is not None
     with pytest.raises(NotFoundError):
         owner.get_key("key_00000000000000000000000000")
-    with APIShield(service.url, token="ast_wrong") as stranger, pytest.raises(AuthenticationError):
+    with APIShield(shared_service.url, token="ast_wrong") as stranger, pytest.raises(AuthenticationError):
         stranger.list_keys()
     key = owner.create_key("service", kind="service").key
-    with APIShield(service.url, api_key=key) as gateway, pytest.raises((AuthenticationError, PermissionDeniedError)):
+    with (
+        APIShield(shared_service.url, api_key=key) as gateway,
+        pytest.raises((AuthenticationError, PermissionDeniedError)),
+    ):
         gateway.list_keys()
 
 
-def test_an_operator_names_the_tenant_it_speaks_for(service: Service, owner: APIShield) -> None:
+def test_an_operator_names_the_tenant_it_speaks_for(shared_service: Service, owner: APIShield) -> None:
     tenant = owner.get_tenant()
-    with APIShield(service.url, token=service.operator_token, tenant_id=tenant.id) as operator:
+    with APIShield(shared_service.url, token=shared_service.operator_token, tenant_id=tenant.id) as operator:
         assert operator.create_key("made by the operator").id in {key.id for key in owner.list_keys().data}
 
 
-async def test_the_asynchronous_client_is_the_same(service: Service, owner: APIShield) -> None:
+async def test_the_asynchronous_client_is_the_same(shared_service: Service, owner: APIShield) -> None:
     secret = owner.create_key("service", kind="service").key
-    async with AsyncAPIShield(service.url, api_key=secret) as client:
+    async with AsyncAPIShield(shared_service.url, api_key=secret) as client:
         assert (await client.check(ip="198.51.100.7", method="GET", path="/")).allowed
 
 

@@ -91,6 +91,14 @@ def start_service(reaper: Reaper, tmp_path: Path) -> Iterator[Callable[..., Serv
         service.kill()
 
 
+@pytest.fixture(scope="module")
+def shared_service(reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for the tests of a module that need none to themselves: each makes a tenant of its own."""
+    service = Service(reaper, tmp_path_factory.mktemp("service"), {})
+    yield service
+    service.kill()
+
+
 def ready(url: str) -> bool:
     """Whether the service at ``url`` answers."""
     try:
