@@ -1,7 +1,9 @@
 # APIShield: what a person types. Needs Python 3.11 or newer; makes its own environment in .venv.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-PYTEST_FLAGS ?= -n auto --dist loadscope
+# Tests wait for the processes they start more than they compute: where there are few cores, each has two at a time.
+TEST_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print ($$1 < 4) ? 2 * $$1 : $$1}')
+PYTEST_FLAGS ?= -n $(TEST_WORKERS) --dist loadscope
 FAULT_SEEDS ?= 200
 
 .PHONY: help
