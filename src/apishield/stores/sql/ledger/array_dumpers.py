@@ -1,4 +1,4 @@
-"""Has psycopg send the arrays of ``arrays``. Apart from them, because loading it would double the start of a command on SQLite."""
+"""Has psycopg send the arrays of ``arrays``. Apart from them, because SQLite needs no psycopg, which takes long to load."""
 
 from __future__ import annotations
 
