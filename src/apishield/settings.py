@@ -1,24 +1,22 @@
 """What an operator can set: every variable with its meaning, default, example and rule.
 
-Owns: reading the environment and ``.env``, ``…_FILE`` variants of secrets, checks of one value and of several together.
-Does not own: what the values do, how they are shown (``cli.config``), the files of the data directory.
+Owns: checks of one value and of several together. Does not own: where values come from (``environment``), what
+they do, how they are listed (``cli.config``), the files of the data directory.
 
 ``docs/reference/settings.md`` and ``.env.example`` are generated from this module (``apishield config docs``).
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
 from apishield.core.key_manager.format import SecretKind, inspect
@@ -28,8 +26,6 @@ from apishield.redaction import redact_url
 
 DATABASE_SCHEMES = ("postgresql", "sqlite")
 REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "unix")
-# Read by the SDK and the tools around the service, not by the service: no warning about them.
-FOREIGN_VARIABLES = frozenset({"APISHIELD_URL", "APISHIELD_API_KEY", "APISHIELD_TOKEN", "APISHIELD_TENANT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ _KAFKA = "Kafka"
 
 
 class Settings(BaseModel):
-    """The settings of one node. Constructing it reads nothing from outside; ``load`` does."""
+    """The settings of one node. Constructing it reads nothing from outside; ``environment.load`` does."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
@@ -388,91 +384,10 @@ class Settings(BaseModel):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Settings, where each came from (by field: environment, ``.env``, a file, default), and what looks wrong."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-    warnings: tuple[str, ...] = field(default=())
-
-
 def variables() -> Iterator[tuple[str, FieldInfo, Variable]]:
     """Every setting: field name, the field, its variable; in the order of the documentation."""
     for name, info in Settings.model_fields.items():
         yield name, info, next(item for item in info.metadata if isinstance(item, Variable))
-
-
-def load(environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Loaded:
-    """Reads the environment, then ``env_file`` for what the environment leaves open. An empty value counts as not set.
-
-    Raises ``ConfigurationError`` with one line for each fault: the variable, its value, the fix.
-    """
-    given = os.environ if environment is None else environment
-    sources = {"environment": {name: value for name, value in given.items() if value}}
-    if env_file is not None and env_file.is_file():
-        sources[str(env_file)] = _read_env_file(env_file)
-    values: dict[str, str] = {}
-    origins: dict[str, str] = {}
-    faults: list[str] = []
-    for name, _, variable in variables():
-        try:
-            value, origins[name] = _look_up(variable, sources)
-        except ConfigurationError as error:
-            faults.append(str(error))
-            continue
-        if value is not None:
-            values[name] = value
-    try:
-        settings = Settings(**values)  # strings, as variables are; Pydantic converts them
-    except ValidationError as error:
-        faults += _explain(error, values)
-    if faults:
-        raise ConfigurationError("\n".join(faults))
-    settings.check()
-    return Loaded(settings, origins, tuple(_unknown(sources)))
-
-
-def _read_env_file(path: Path) -> dict[str, str]:
-    try:
-        # No interpolation: a password may hold a dollar sign.
-        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path.absolute()} can't be read ({error}). Mend or remove it.") from None
-
-
-def _look_up(variable: Variable, sources: Mapping[str, Mapping[str, str]]) -> tuple[str | None, str]:
-    for origin, source in sources.items():
-        file_name = source.get(variable.name + "_FILE") if variable.secret else None
-        if file_name is not None and variable.name in source:
-            raise ConfigurationError(f"{variable.name} and {variable.name}_FILE are both set. Keep one of them.")
-        if file_name is not None:
-            return _read_secret_file(variable, file_name), file_name
-        if variable.name in source:
-            return source[variable.name].strip(), origin
-    return None, "default"
-
-
-def _read_secret_file(variable: Variable, file_name: str) -> str:
-    try:
-        value = Path(file_name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigurationError(
-            f"{variable.name}_FILE is '{file_name}', which can't be read ({reason}). Name a readable file."
-        ) from None
-    if not value:
-        raise ConfigurationError(
-            f"{variable.name}_FILE is '{file_name}', which is empty. It must hold {variable.rule}."
-        )
-    return value
-
-
-def _explain(error: ValidationError, values: Mapping[str, str]) -> Iterator[str]:
-    named = {name: variable for name, _, variable in variables()}
-    for field_name in dict.fromkeys(str(fault["loc"][0]) for fault in error.errors()):
-        variable = named[field_name]
-        yield f"{variable.name} is {shown(variable, values[field_name])}; it must be {variable.rule}."
 
 
 def shown(variable: Variable, value: Any) -> str:
@@ -496,13 +411,3 @@ def _check_url(value: str | None, schemes: tuple[str, ...], *, needs_path: bool)
         if not address.hostname or address.port == 0:  # ``port`` raises ValueError where it is no port
             raise ValueError("not a usable host")
     return value
-
-
-def _unknown(sources: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    known = {variable.name for _, _, variable in variables()}
-    known |= {variable.name + "_FILE" for _, _, variable in variables() if variable.secret}
-    for origin, source in sources.items():
-        for name in sorted(set(source) - known - FOREIGN_VARIABLES):
-            if name.startswith("APISHIELD_"):
-                near = difflib.get_close_matches(name, known, n=1)
-                yield f"{name} ({origin}) is not a setting" + (f"; did you mean {near[0]}?" if near else ".")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from apishield.core.key_manager.format import SecretKind, make_secret
+from apishield.environment import load
 from apishield.errors import ConfigurationError
-from apishield.settings import Settings, load, variables
+from apishield.settings import Settings, variables
 
 SECRET = "1:" + "A" * 43 + "="
 OPERATOR_TOKEN = make_secret(SecretKind.OPERATOR_TOKEN, bytes)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from apishield import settings as settings_module
+from apishield import environment
 from apishield.bootstrap import load_secrets, open_database, system_clock
 from apishield.core.records import Actor, Role
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
@@ -89,7 +89,7 @@ async def opened(settings: Settings) -> AsyncIterator[Administration]:
 
 def administer(task: Callable[[Administration], Coroutine[Any, Any, Result]]) -> Result:
     """Runs ``task`` over the database of the settings. A refusal is an error in one line, with the fields at fault."""
-    settings = settings_module.load().settings
+    settings = environment.load().settings
     configure_logging("error", settings.log_format)
     missing = settings.new_sqlite_file
     if missing is not None:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from apishield import settings as settings_module
+from apishield import environment, settings
 from apishield.cli.output import out, print_json, print_table, say, warn
-from apishield.settings import Loaded, Variable
+from apishield.environment import Loaded
+from apishield.settings import Variable
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 
@@ -25,12 +26,12 @@ def check(
     """
     from apishield.cli.start import check_values  # noqa: PLC0415
 
-    loaded = settings_module.load()
+    loaded = environment.load()
     check_values(loaded.settings)
     for warning in loaded.warnings:
         warn(warning)
     rows = [(variable.name, shown(loaded, name, variable), loaded.origins[name]) for name, _, variable in
-            settings_module.variables()]  # fmt: skip
+            settings.variables()]  # fmt: skip
     if as_json:
         print_json({name: {"value": value, "origin": origin} for name, value, origin in rows})
     else:
@@ -59,4 +60,4 @@ def shown(loaded: Loaded, name: str, variable: Variable) -> str:
     value = getattr(loaded.settings, name)
     if value is None or value == ():
         return "(not set)"
-    return settings_module.shown(variable, value).strip("'")
+    return settings.shown(variable, value).strip("'")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from apishield import settings as settings_module
+from apishield import environment
 from apishield.cli.output import EXIT_FAILED, out, print_json, say, warn
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -24,7 +24,7 @@ def doctor(
 
     Example: REDIS_URL=redis://localhost:6379/0 apishield doctor
     """
-    loaded = settings_module.load()
+    loaded = environment.load()
 
     from apishield.cli.examination import examine  # noqa: PLC0415  loads the service's parts
     from apishield.telemetry import configure_logging  # noqa: PLC0415

@@ -21,7 +21,7 @@ def renew() -> None:
 
     Example: apishield operator-token renew
     """
-    from apishield import settings as settings_module  # noqa: PLC0415
+    from apishield import environment  # noqa: PLC0415
     from apishield.cli.administration import administer  # noqa: PLC0415
     from apishield.services import installation  # noqa: PLC0415
 
@@ -31,5 +31,5 @@ def renew() -> None:
     token = administer(replace)
     out.print(token, markup=False)
     say("The former token ends on every running node within a second.")
-    if settings_module.load().settings.operator_token is not None:
+    if environment.load().settings.operator_token is not None:
         warn("APISHIELD_OPERATOR_TOKEN is set, and comes first: a node that has it takes no other token.")

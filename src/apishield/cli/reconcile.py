@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apishield import settings as settings_module
+from apishield import environment
 from apishield.cli.output import EXIT_FAILED, print_json, print_table, say, warn
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def reconcile(
 
     Example: apishield reconcile --no-heal --json
     """
-    settings = settings_module.load().settings
+    settings = environment.load().settings
 
     from apishield.cli.administration import administer  # noqa: PLC0415
     from apishield.cli.reconciliation import reconciled  # noqa: PLC0415  loads the service's parts

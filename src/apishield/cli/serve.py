@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apishield import settings as settings_module
+from apishield import environment
 from apishield.cli.output import warn
 
 
@@ -37,7 +37,7 @@ def serve(
                "APISHIELD_WORKERS": workers}  # fmt: skip
     # Through the environment, because workers read their settings from it.
     os.environ.update({name: str(value) for name, value in options.items() if value is not None})
-    loaded = settings_module.load()
+    loaded = environment.load()
 
     import asyncio  # noqa: PLC0415  wrong settings are told before the service's parts are loaded
 

@@ -20,7 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.supervisors import Multiprocess
 
-from apishield import settings as settings_module
+from apishield import environment
 from apishield.api.asgi import create_asgi
 from apishield.api.dataplane.app import DirectRoutes
 from apishield.api.dataplane.heads import KnownHeads
@@ -80,7 +80,7 @@ class Service:
 
 def make_service() -> Service:
     """What each process of uvicorn calls: the service, with the settings of the environment."""
-    settings = settings_module.load().settings
+    settings = environment.load().settings
     configure_logging(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     _end_with_parent()

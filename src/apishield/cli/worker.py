@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apishield import settings as settings_module
+from apishield import environment
 from apishield.cli.output import warn
 
 
@@ -41,7 +41,7 @@ def worker(
     """
     if data_dir is not None:
         os.environ["APISHIELD_DATA_DIR"] = str(data_dir)
-    loaded = settings_module.load()
+    loaded = environment.load()
 
     import asyncio  # noqa: PLC0415  wrong settings are told before the service's parts are loaded
 
