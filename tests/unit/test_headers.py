@@ -8,7 +8,7 @@ import http_sf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apishield.core.headers import policy_item, quoted, rate_limit_headers, restriction
+from apishield.core.headers import policy_item, rate_limit_headers, restriction
 from apishield.core.model import (
     SECOND_US,
     Algorithm,
@@ -20,6 +20,7 @@ from apishield.core.model import (
     SlidingWindow,
     TokenBucket,
 )
+from apishield.core.policies import Meter
 
 algorithms = st.one_of(
     st.builds(FixedWindow, st.integers(1, 10**9), st.integers(SECOND_US, 31 * 86_400 * SECOND_US)),
@@ -41,8 +42,8 @@ def _limit(name: str, algorithm: Algorithm, unit: str = "requests") -> Limit:
     return Limit(id="lim_1", name=name, algorithm=algorithm, unit=unit)
 
 
-def _rows(limits: list[tuple[Limit, Outcome]]) -> list[tuple[Limit, str, str, Outcome]]:
-    return [(limit, quoted(limit.name), policy_item(limit), outcome) for limit, outcome in limits]
+def _rows(limits: list[tuple[Limit, Outcome]]) -> list[tuple[Meter, Outcome]]:
+    return [(Meter(limit), outcome) for limit, outcome in limits]
 
 
 @given(
@@ -90,8 +91,8 @@ def test_either_kind_of_header_can_be_switched_off() -> None:
 
 
 def test_the_most_restrictive_limit_comes_first() -> None:
-    wide = _limit("wide", SlidingWindow(1000, SECOND_US))
-    tight = _limit("tight", SlidingWindow(10, SECOND_US))
+    wide = Meter(_limit("wide", SlidingWindow(1000, SECOND_US)))
+    tight = Meter(_limit("tight", SlidingWindow(10, SECOND_US)))
     ordered = sorted(
         [
             (wide, Outcome(True, 900, 0, 1)),
@@ -100,7 +101,7 @@ def test_the_most_restrictive_limit_comes_first() -> None:
             (tight, Outcome(False, 0, 50, 1)),
             (tight, Outcome(False, 9, None, 1)),
         ],
-        key=lambda each: restriction(*each),
+        key=restriction,
     )
     assert [outcome.retry_after_us for _, outcome in ordered] == [None, 50, 5, 0, 0]
     assert ordered[3][0] is tight

@@ -31,7 +31,7 @@ def test_the_most_restrictive_limits_are_listed_and_the_others_counted(
     meters += [_meter(number, Mode.SHADOW) for number in range(len(shadows))]
     admitted = all(outcome.admitted for outcome in enforced)
     rendered = render(meters, Verdict(admitted, 0, [*enforced, *shadows]))
-    expected = sorted(zip(meters, enforced, strict=False), key=lambda each: restriction(each[0].limit, each[1]))
+    expected = sorted(zip(meters, enforced, strict=False), key=restriction)
     assert [(state.name, state.violated) for state in rendered.limits] == [
         (meter.limit.name, not outcome.admitted) for meter, outcome in expected[:MAX_LISTED]
     ]

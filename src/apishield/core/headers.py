@@ -8,6 +8,7 @@ restrictive limit. ``Retry-After`` (RFC 9110, section 10.2.3) goes with 429 only
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, TokenBucket
 
@@ -51,29 +52,57 @@ def _quota_window_seconds(limit: Limit) -> float | None:
     return window_seconds(limit)
 
 
-def restriction(limit: Limit, outcome: Outcome) -> tuple[bool, float, int]:
+class Shown(Protocol):
+    """A limit, as far as headers tell of it; the parts that never change are rendered beforehand."""
+
+    @property
+    def ceiling(self) -> int:
+        """The most that can be used before something comes back."""
+        ...
+
+    @property
+    def quoted_name(self) -> str:
+        """The name as a structured-field string."""
+        ...
+
+    @property
+    def policy_item(self) -> str:
+        """The limit as one member of ``RateLimit-Policy``."""
+        ...
+
+    @property
+    def ceiling_text(self) -> str:
+        """The ceiling in digits."""
+        ...
+
+
+def restriction(standing: tuple[Shown, Outcome]) -> tuple[bool, float, int]:
     """Sorts limits from the most restrictive: violated ones (longest wait) first, then the smallest part that remains."""
-    if not outcome.admitted:
-        wait_us = outcome.retry_after_us
-        return False, -wait_us if wait_us is not None else float("-inf"), 0
-    return True, outcome.remaining / limit.algorithm.ceiling, -outcome.reset_us
+    shown, outcome = standing
+    if outcome.admitted:
+        return True, outcome.remaining / shown.ceiling, -outcome.reset_us
+    wait_us = outcome.retry_after_us
+    return False, -wait_us if wait_us is not None else float("-inf"), 0
 
 
 def rate_limit_headers(
-    limits: Sequence[tuple[Limit, str, str, Outcome]], now_us: int, *, draft: bool = True, legacy: bool = True
+    limits: Sequence[tuple[Shown, Outcome]], now_us: int, *, draft: bool = True, legacy: bool = True
 ) -> dict[str, str]:
-    """The headers of ``limits``, each with its quoted name and policy item, the most restrictive first."""
+    """The headers of ``limits`` and how they stand, the most restrictive first."""
     headers: dict[str, str] = {}
     if not limits:
         return headers
+    shown, outcome = limits[0]
     if draft:
-        headers["RateLimit-Policy"] = ", ".join([item for _, _, item, _ in limits])
-        headers["RateLimit"] = ", ".join(
-            [f"{name};r={outcome.remaining};t={-(-outcome.reset_us // SECOND_US)}" for _, name, _, outcome in limits]
-        )
+        policy = shown.policy_item
+        standing = f"{shown.quoted_name};r={outcome.remaining};t={-(-outcome.reset_us // SECOND_US)}"
+        for other, its in limits[1:]:
+            policy += f", {other.policy_item}"
+            standing += f", {other.quoted_name};r={its.remaining};t={-(-its.reset_us // SECOND_US)}"
+        headers["RateLimit-Policy"] = policy
+        headers["RateLimit"] = standing
     if legacy:
-        limit, _, _, outcome = limits[0]
-        headers["X-RateLimit-Limit"] = str(limit.algorithm.ceiling)
+        headers["X-RateLimit-Limit"] = shown.ceiling_text
         headers["X-RateLimit-Remaining"] = str(outcome.remaining)
         headers["X-RateLimit-Reset"] = str(-(-(now_us + outcome.reset_us) // SECOND_US))
     return headers

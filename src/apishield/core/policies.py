@@ -40,11 +40,14 @@ class Facts(msgspec.Struct, gc=False):
 
 
 class Meter:
-    """A limit, with the parts of its headers rendered and its place known: which policy, enforced or shadow, what cost."""
+    """A limit, with the parts of its headers rendered and its place known: which policy, enforced or shadow, what cost.
+
+    What never changes of a limit is taken out of it here, once, and not for every check that is rendered.
+    """
 
     __slots__ = (
-        "cost", "limit", "policy_id", "policy_item", "quoted_name", "shadow", "strategy", "takes_slots", "unit",
-        "window_seconds",
+        "ceiling", "ceiling_text", "cost", "limit", "name", "policy_id", "policy_item", "quoted_name", "shadow", "strategy",
+        "takes_slots", "unit", "window_seconds",
     )  # fmt: skip
 
     def __init__(self, limit: Limit, *, policy_id: str | None = None, cost: int = 1) -> None:
@@ -52,7 +55,10 @@ class Meter:
         self.policy_id = policy_id
         self.cost = cost
         self.shadow = limit.mode is Mode.SHADOW
+        self.name = limit.name
         self.unit = limit.unit
+        self.ceiling = limit.algorithm.ceiling
+        self.ceiling_text = str(self.ceiling)
         self.takes_slots = isinstance(limit.algorithm, Concurrency)
         self.strategy = str(limit.algorithm.__struct_config__.tag)
         self.window_seconds = window_seconds(limit)

@@ -39,29 +39,29 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
 
 def render(meters: Sequence[Meter], verdict: Verdict, *, draft: bool = True, legacy: bool = True) -> Rendered:
     """Renders ``verdict``, whose outcomes are parallel to ``meters``."""
+    enforced: list[tuple[Meter, Outcome]] = []
     shadow: list[LimitState] = []
-    states: list[tuple[Limit, Meter, Outcome]] = []
-    for meter, outcome in zip(meters, verdict.outcomes, strict=True):
+    for standing in zip(meters, verdict.outcomes, strict=True):
+        meter = standing[0]
         if meter.shadow:
-            shadow.append(limit_state(meter, outcome))
+            shadow.append(limit_state(meter, standing[1]))
         else:
-            states.append((meter.limit, meter, outcome))
-    omitted, in_headers = 0, states
-    if len(states) > 1:
-        states.sort(key=lambda state: restriction(state[0], state[2]))
-        if len(states) > MAX_IN_HEADERS:
-            in_headers = states[:MAX_IN_HEADERS]
-            omitted = _cut(states)
+            enforced.append(standing)
+    omitted, in_headers = 0, enforced
+    if len(enforced) > 1:
+        enforced.sort(key=restriction)
+        if len(enforced) > MAX_IN_HEADERS:
+            in_headers = enforced[:MAX_IN_HEADERS]
+            omitted = _cut(enforced)
     if len(shadow) > MAX_LISTED:
         shadow.sort(key=lambda state: (not state.violated, state.remaining / state.limit))
         omitted += _cut(shadow)
-    enforced = [(limit, meter.quoted_name, meter.policy_item, outcome) for limit, meter, outcome in in_headers]
-    headers = rate_limit_headers(enforced, verdict.now_us, draft=draft, legacy=legacy)
-    limits = [limit_state(meter, outcome) for _, meter, outcome in states]
+    headers = rate_limit_headers(in_headers, verdict.now_us, draft=draft, legacy=legacy)
+    limits = [limit_state(meter, outcome) for meter, outcome in enforced]
     if verdict.admitted:
         return Rendered("ok", "", limits, shadow, None, headers, omitted)
-    limit, _, outcome = states[0]
-    wait_us = outcome.retry_after_us
+    meter, outcome = enforced[0]
+    limit, wait_us = meter.limit, outcome.retry_after_us
     retry_after = None
     if wait_us is not None:
         retry_after = -(-wait_us // 1000) / 1000
@@ -78,13 +78,12 @@ def _cut(listed: list[Any]) -> int:
 
 def limit_state(meter: Meter, outcome: Outcome) -> LimitState:
     """One limit after the decision."""
-    limit = meter.limit
     return LimitState(
-        limit.name,
+        meter.name,
         meter.policy_id,
         meter.strategy,
-        limit.unit,
-        limit.algorithm.ceiling,
+        meter.unit,
+        meter.ceiling,
         outcome.remaining,
         meter.window_seconds,
         -(-outcome.reset_us // 1000) / 1000,
