@@ -73,10 +73,11 @@ async def _run(rounds: int, calls: int) -> None:
 async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     runtime, body = node.runtime, json.dumps(question(secret)).encode()
     engine, headers = runtime.engine, node.headers
+    screening = engine._screening
     view = runtime.snapshot.tenant(node.tenant_id)
     assert view is not None
     request = msgspec.json.decode(body, type=CheckRequest)
-    entry, _ = engine._identify(view, secret)
+    entry, _ = screening.identify(view, secret)
     assert entry is not None
     found = engine.check(view, request)
     decision = found if isinstance(found, Decision) else await found
@@ -91,12 +92,9 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         return decode(decoder, body)
 
     def steps() -> object:
-        step = Asked(view, request)
-        step.entry = entry
-        return engine._steps_before_limits(step, request, verdict.now_us, None)
+        return screening.refusal(Asked(view, request, entry), verdict.now_us, None)
 
-    told = Asked(view, request)
-    told.entry, told.method, told.path = entry, request.method, request.path
+    told = Asked(view, request, entry, method=request.method, path=request.path)
 
     def event() -> None:
         recorder.record(told, decision, verdict.now_us)
@@ -106,7 +104,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
 
     return {
         "parse: headers, who asks, JSON": parse,
-        "key: hash, look-up": lambda: engine._identify(view, secret),
+        "key: hash, look-up": lambda: screening.identify(view, secret),
         "steps: address, path, blocks, scopes, policies": steps,
         "limits: the store's verdict": lambda: runtime.store.decide(entry.limits.counters, entry.limits.unit_costs),
         "render: states, headers": lambda: render(meters, verdict),

@@ -209,12 +209,13 @@ class PolicyPlan:
     Callers are of one kind who can't be told apart by any policy: those with the same of the scopes that policies name.
     """
 
-    __slots__ = ("_kinds", "_policies", "_scopes", "_selections")
+    __slots__ = ("_kinds", "_policies", "_scopes", "_selections", "is_empty")
 
     def __init__(self, plan: str, policies: Iterable[CompiledPolicy]) -> None:
         self._policies = [
             compiled for compiled in policies if compiled.policy.enabled and compiled.match.plan in {None, plan}
         ]
+        self.is_empty = not self._policies
         self._scopes = {scope for compiled in self._policies for scope in compiled.match.scopes}
         self._kinds: dict[tuple[bool, str, tuple[str, ...]], Selection] = {}
         self._selections: dict[tuple[bool, str, frozenset[str]], Selection] = {}

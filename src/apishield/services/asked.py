@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from apishield.core.abuse_detector.addresses import Address
 from apishield.core.decision import CheckRequest
 from apishield.core.endpoints import CatalogueEntry
@@ -13,27 +15,32 @@ from apishield.services.key_entries import KeyEntry
 from apishield.services.snapshot import TenantView
 
 
-class Asked:
-    """One check on its way. ``method``, ``path`` and ``address`` are those of the request once they were found good."""
+class Asked(msgspec.Struct, gc=False):
+    """One check on its way. ``method``, ``path`` and ``address`` are those of the request once they were found good.
 
-    __slots__ = (
-        "address", "check_id", "counters", "degraded", "endpoint", "entry", "held", "meters", "method", "path", "peek",
-        "request", "sequence", "takes_slots", "view",
-    )  # fmt: skip
+    A struct, because one is made for every check, and msgspec makes it in a quarter of the time.
+    """
 
-    def __init__(self, view: TenantView, request: CheckRequest) -> None:
-        self.view = view
-        self.request = request
-        self.entry: KeyEntry | None = None
-        self.endpoint: CatalogueEntry | None = None
-        self.counters: Sequence[Counter] = ()
-        self.meters: Sequence[Meter] = ()
-        self.method: str | None = None
-        self.path: str | None = None
-        self.address: Address | None = None
-        self.degraded = False
-        self.peek = request.cost == 0
-        self.check_id = ""  # of the decision, where it had to be known before the store was asked
-        self.held = False  # whether that names a record to settle by
-        self.sequence = 0
-        self.takes_slots = False
+    view: TenantView
+    request: CheckRequest
+    entry: KeyEntry | None = None
+    endpoint: CatalogueEntry | None = None
+    counters: Sequence[Counter] = ()
+    meters: Sequence[Meter] = ()
+    unit_costs: Sequence[int] | None = None
+    """What a check of cost 1 is charged, where its counters are its key's and no policy's."""
+    takes_slots: bool = False
+    method: str | None = None
+    path: str | None = None
+    address: Address | None = None
+    degraded: bool = False
+    check_id: str = ""
+    """Of the decision, where it had to be known before the store was asked."""
+    held: bool = False
+    """Whether ``check_id`` names a record to settle by."""
+    sequence: int = 0
+
+    @property
+    def peek(self) -> bool:
+        """Whether it only looks."""
+        return self.request.cost == 0

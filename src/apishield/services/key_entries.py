@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from apishield.core.abuse_detector.addresses import Network, parse_network
 from apishield.core.counter_keys import counter_key
 from apishield.core.decision import KeyView
+from apishield.core.key_manager import lifecycle
 from apishield.core.model import Counter, Limit
 from apishield.core.policies import Meter
-from apishield.core.records import Customer, Environment, Key
+from apishield.core.records import Customer, Environment, Key, KeyKind
 
 
 class AskedLimits:
@@ -51,10 +52,15 @@ class CustomerEntry:
 class KeyEntry:
     """A key: its counters, its networks, and what a decision tells about it. ``customers`` are its tenant's."""
 
-    __slots__ = ("_customers", "_limits", "_of_customer", "key", "networks", "view")
+    __slots__ = (
+        "_customers", "_limits", "_of_customer", "is_service_key", "is_test", "key", "networks", "usable_until_us", "view",
+    )  # fmt: skip
 
     def __init__(self, key: Key, customers: Mapping[str, CustomerEntry]) -> None:
         self.key = key
+        self.is_service_key = key.kind is KeyKind.SERVICE
+        self.is_test = key.environment is Environment.TEST
+        self.usable_until_us = lifecycle.usable_until_us(key)
         self.view = KeyView(key.id, key.name, key.scopes, key.environment, key.customer_id, key.metadata)
         self.networks: tuple[Network, ...] = tuple(
             network for network in map(parse_network, key.allowed_ips) if network is not None

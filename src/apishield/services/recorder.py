@@ -26,7 +26,6 @@ from apishield.core.events import (
 )
 from apishield.core.model import SECOND_US, Counter, Outcome
 from apishield.core.ports import EventLog
-from apishield.core.records import Environment
 from apishield.redaction import redact
 from apishield.services.asked import Asked
 from apishield.services.usage import UsageService
@@ -56,17 +55,15 @@ class DecisionRecorder:
         code = decision.code
         self._decisions_by_code[code] += 1
         entry, endpoint, request = asked.entry, asked.endpoint, asked.request
-        flags = 0
+        flags = PEEK if request.cost == 0 else 0
         key_id = customer_id = None
         if entry is not None:
             key = entry.key
             key_id, customer_id = key.id, key.customer_id
-            if key.environment is Environment.TEST:
-                flags = TEST
-            if not asked.peek:
+            if not flags:
                 self._usage.touch(key_id, now_us)
-        if asked.peek:
-            flags |= PEEK
+            if entry.is_test:
+                flags |= TEST
         if decision.degraded:
             self.degraded_decisions += 1
             flags |= DEGRADED

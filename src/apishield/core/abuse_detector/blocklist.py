@@ -22,9 +22,10 @@ class Blocklist:
     thing any that still holds will do.
     """
 
-    __slots__ = ("_by_id", "_lengths", "_named")
+    __slots__ = ("_by_id", "_lengths", "_named", "names_any")
 
     def __init__(self, blocks: Iterable[Block] = ()) -> None:
+        self.names_any = False  # read by every check, so no call
         self._by_id: dict[str, Block] = {}
         self._lengths: dict[int, dict[int, _Table]] = {4: {}, 6: {}}
         self._named: dict[tuple[str, str], tuple[Block, ...]] = {}
@@ -34,13 +35,11 @@ class Blocklist:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __bool__(self) -> bool:
-        return bool(self._by_id)
-
     def add(self, block: Block) -> None:
         """Takes ``block`` in, instead of one with the same id."""
         self.discard(block.id)
         self._by_id[block.id] = block
+        self.names_any = True
         network = parse_network(block.value) if block.kind in _ADDRESSED else None
         if network is None:
             name = (block.kind, block.value)
@@ -59,6 +58,7 @@ class Blocklist:
         block = self._by_id.pop(block_id, None)
         if block is None:
             return
+        self.names_any = bool(self._by_id)
         network = parse_network(block.value) if block.kind in _ADDRESSED else None
         if network is None:
             _drop(self._named, (block.kind, block.value), block_id)

@@ -13,6 +13,7 @@ from apishield.core.records import Key
 Status = Literal["active", "disabled", "revoked", "expired"]
 
 MAX_GRACE_SECONDS = 604_800
+FOR_EVER_US = 1 << 62
 
 _REFUSALS: dict[Status, str | None] = {
     "active": None,
@@ -34,6 +35,13 @@ def status(key: Key, now_us: int) -> Status:
 def refusal(key: Key, now_us: int) -> str | None:
     """The verdict's code for a key that may not be used at ``now_us``; ``None`` where it may."""
     return _REFUSALS[status(key, now_us)]
+
+
+def usable_until_us(key: Key) -> int:
+    """Until when the key, as it is, may be used: until its expiry, or for ever; 0 where it may not be used at all."""
+    if key.revoked_at_us is not None or not key.enabled:
+        return 0
+    return FOR_EVER_US if key.expires_at_us is None else key.expires_at_us
 
 
 def grace_end_us(now_us: int, grace_seconds: int, key_expires_at_us: int | None) -> int:

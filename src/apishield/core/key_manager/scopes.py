@@ -32,7 +32,7 @@ def satisfies(held: Iterable[str], needed: str) -> bool:
 
 def default_scope(method: str) -> Literal["read", "write"]:
     """The scope that a method needs where its endpoint names none."""
-    return "read" if method.upper() in _READING_METHODS else "write"
+    return "read" if method in _READING_METHODS or method.upper() in _READING_METHODS else "write"
 
 
 def fault(scope: str) -> str | None:
