@@ -71,23 +71,22 @@ class Later(Generic[Value]):
 
             self._waiting = both
 
-    def then(self, make: Callable[[Later[Value]], Made | Later[Made]]) -> Later[Made]:
+    def then(self, make: Callable[[Later[Value]], Made]) -> Later[Made]:
         """What ``make`` makes of this once it is done; what it raises, the new one fails with."""
         made: Later[Made] = Later()
 
         def take(done: Later[Value]) -> None:
             try:
-                value = make(done)
+                made.resolve(make(done))
             except Exception as error:  # noqa: BLE001  whoever waits gets it
                 made.fail(error)
-                return
-            if isinstance(value, Later):
-                value.when_done(made._copy)
-            else:
-                made.resolve(value)
 
         self.when_done(take)
         return made
+
+    def follow(self, awaitable: Awaitable[Value]) -> None:
+        """Comes to what ``awaitable`` comes to."""
+        Later.of(awaitable).when_done(self._copy)
 
     def __await__(self) -> Generator[Any, None, Value]:
         """The value; who is cancelled while waiting leaves it to come."""

@@ -61,13 +61,12 @@ def test_what_making_raises_fails_only_what_is_made() -> None:
         made.result()
 
 
-def test_what_is_made_may_come_later_still() -> None:
-    later, last = Later[int](), Later[str]()
-    made = later.then(lambda _: last)
-    later.resolve(1)
-    assert not made.is_done
-    last.resolve("here")
-    assert made.result() == "here"
+def test_it_may_follow_another_one() -> None:
+    later, other = Later[int](), Later[int]()
+    later.follow(other)
+    assert not later.is_done
+    other.resolve(2)
+    assert later.result() == 2
 
 
 async def test_a_coroutine_runs_though_nobody_awaits_it() -> None:
@@ -80,4 +79,5 @@ async def test_a_coroutine_runs_though_nobody_awaits_it() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert told == [5]
-    assert Later.of(later := Later[int]()) is later
+    later = Later[int]()
+    assert Later.of(later) is later

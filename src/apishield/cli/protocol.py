@@ -28,6 +28,7 @@ from apishield.api.dataplane.outbox import Outbox
 from apishield.api.middleware.bounds import MAX_BODY_BYTES
 from apishield.core.ids import new_id
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
+from apishield.later import Later
 
 STOP_STREAMS = "apishield.stop_streams"
 """In the state that an application shares with its connections: what ends its streams."""
@@ -77,6 +78,10 @@ class DirectCycle:
         self.disconnected = False
         self.more_body = True
         self.response_complete = False
+
+    def take(self, done: Later[Answer]) -> None:
+        """Hands in the answer, which has come."""
+        self.protocol.hand_in(self, done.result())
 
     def deliver(self, answer: Answer) -> None:
         """Puts the answer on the wire."""
@@ -222,10 +227,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         answer = cycle.route(cycle.headers, body)
         if isinstance(answer, Answer):
             self._outbox.put(cycle, answer)
+        elif isinstance(answer, Later):
+            answer.when_done(cycle.take)
         else:
             task = self.loop.create_task(self._answer_later(cycle, answer))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
+
+    def hand_in(self, cycle: DirectCycle, answer: Answer) -> None:
+        """Lets the answer leave at the end of this turn, with all others of it."""
+        self._outbox.put(cycle, answer)
 
     async def _answer_later(self, cycle: DirectCycle, pending: Awaitable[Answer]) -> None:
         self._outbox.put(cycle, await pending)

@@ -9,8 +9,8 @@ Quotas go on from what the durable ledger knows. What is admitted of them here i
 events knows it, too: the store is seeded from the ledger, and ``services.reconcile`` charges what it is missing. Of other
 quotas it is charged, save where the call that failed may have charged it.
 
- After a few failures the store is left alone (the breaker is open) and only a
-probe goes to it, behind, until one comes back; so a store that hangs costs a few checks its time-out, and the others nothing.
+After a few failures the store is left alone (the breaker is open) and only a probe goes to it, behind, until one comes back;
+so a store that hangs costs a few checks its time-out, and the others nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from apishield.core.counter_keys import hash_tag
 from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Once, Verdict
 from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
 from apishield.errors import NoAnswer, StoreFull, StoreUnavailable
+from apishield.later import Later
 from apishield.stores.local_share import LocalShare, nothing_is_kept
 
 log = structlog.get_logger("apishield.store")
@@ -177,21 +178,45 @@ class FailoverStore:
         await self._local.hand_over()
         await self._primary.close()
 
-    async def _wait(
+    def _wait(
         self,
         pending: Awaitable[Verdict],
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
         once: Once | None = None,
-    ) -> Verdict:
+    ) -> Later[Verdict]:
+        """The store's verdict, or this node's where the store fails. In the turn in which that is known, without a task."""
+        decided: Later[Verdict] = Later()
+
+        def take(done: Later[Verdict]) -> None:
+            try:
+                verdict = self._taken(done, counters, costs, check_id, once)
+            except Exception as error:  # noqa: BLE001  whoever waits gets it
+                decided.fail(error)
+                return
+            if isinstance(verdict, Verdict):
+                decided.resolve(verdict)
+            else:
+                decided.follow(verdict)
+
+        Later.of(pending).when_done(take)
+        return decided
+
+    def _taken(
+        self,
+        done: Later[Verdict],
+        counters: Sequence[Counter],
+        costs: Sequence[int],
+        check_id: str,
+        once: Once | None,
+    ) -> Verdict | Awaitable[Verdict]:
         try:
-            verdict = await pending
+            verdict = done.result()
         except StoreUnavailable as error:
             self._note_failure(counters, error, once)
             has_run = isinstance(error, NoAnswer)
-            local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
-            return local if isinstance(local, Verdict) else await local
+            return self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
         if self._failures and not self._is_open:
             self._failures = 0
             self._begin_healing()

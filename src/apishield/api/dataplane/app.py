@@ -29,6 +29,7 @@ from apishield.api.problems import MEDIA_TYPE, method_not_allowed, problem_docum
 from apishield.bootstrap import Runtime
 from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError, StoreUnavailable
+from apishield.later import Later
 from apishield.services.reports import MAX_REPORTS, Report
 from apishield.services.snapshot import TenantView
 
@@ -138,17 +139,16 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001  the last net: nothing goes without an answer
             return self._failure(error, asked, "/v1/check")
         if not isinstance(decision, Decision):
-            return self._check_later(asked, decision, started)
+            return Later.of(decision).then(partial(self._check_later, asked, started))
         answer = _decided(asked, decision)
         self._observe(perf_counter() - started)
         return answer
 
-    async def _check_later(self, asked: Asked, pending: Awaitable[Decision], started: float) -> Answer:
+    def _check_later(self, asked: Asked, started: float, done: Later[Decision]) -> Answer:
         try:
-            decision = await pending
+            answer = _decided(asked, done.result())
         except Exception as error:  # noqa: BLE001  the last net
             return self._failure(error, asked, "/v1/check")
-        answer = _decided(asked, decision)
         self._observe(perf_counter() - started)
         return answer
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -12,6 +13,7 @@ import msgspec
 from apishield.api.dataplane.bodies import decode
 from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError
+from apishield.later import Later
 
 MAX_LIMITS_A_BATCH: Final = 20_000
 """How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer.
@@ -32,25 +34,61 @@ async def decide_in_turns(
     refuse: Callable[[str, str], Decision],
 ) -> list[Decision]:
     """All decisions, in order. Those that wait for a store wait side by side, so that one call of it decides many."""
-    results: list[Decision | asyncio.Future[Decision]] = []
-    waiting: list[asyncio.Future[Decision]] = []
+    results: list[Decision | Later[Decision]] = []
+    waiting = _Waiting()
     limits = 0
     began = perf_counter()
     for raw in raws:
-        result = refuse("bad_request", _TOO_MANY) if limits >= MAX_LIMITS_A_BATCH else _ask(raw, decoder, check, refuse)
+        if limits + waiting.limits >= MAX_LIMITS_A_BATCH:
+            result: Decision | Awaitable[Decision] = refuse("bad_request", _TOO_MANY)
+        else:
+            result = _ask(raw, decoder, check, refuse)
         if isinstance(result, Decision):
-            results.append(result)
             limits += _limits_of(result)
         else:
-            waiting.append(asyncio.ensure_future(result))
-            results.append(waiting[-1])
+            result = waiting.add(result)
+        results.append(result)
         if perf_counter() - began > _TURN_SECONDS:
-            done = await _pause(waiting)
-            waiting = [each for each in waiting if each not in done]
-            limits += sum(_limits_of(each.result()) for each in done)
+            # What takes longer, such as the look for a key that is unknown here, is waited for once, at the end.
+            await waiting.over(_ANSWERS_SECONDS)
             began = perf_counter()
-    await asyncio.gather(*(each for each in results if not isinstance(each, Decision)))
+    await waiting.over(None)
     return [each if isinstance(each, Decision) else each.result() for each in results]
+
+
+def _limits_of(decision: Decision) -> int:
+    return len(decision.limits) + len(decision.shadow) + decision.limits_omitted
+
+
+class _Waiting:
+    """Decisions on their way, and how many limits decided those that have come."""
+
+    def __init__(self) -> None:
+        self.limits = 0
+        self._under_way = 0
+        self._all_came: asyncio.Future[None] | None = None
+
+    def add(self, pending: Awaitable[Decision]) -> Later[Decision]:
+        """Counts one more."""
+        later = Later.of(pending)
+        self._under_way += 1
+        later.when_done(self._came)
+        return later
+
+    async def over(self, timeout_seconds: float | None) -> None:
+        """Lets others have their turn until all have come, or for ``timeout_seconds``."""
+        if not self._under_way:
+            await asyncio.sleep(0)
+            return
+        self._all_came = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._all_came], timeout=timeout_seconds)
+
+    def _came(self, done: Later[Decision]) -> None:
+        self._under_way -= 1
+        with contextlib.suppress(Exception):  # whoever asks for the result is told
+            self.limits += _limits_of(done.result())
+        if not self._under_way and self._all_came is not None and not self._all_came.done():
+            self._all_came.set_result(None)
 
 
 _TOO_MANY = (
@@ -70,19 +108,3 @@ def _ask(
     except ProblemError as error:
         return refuse("bad_request", error.detail)
     return check(request)
-
-
-async def _pause(waiting: Sequence[asyncio.Future[Decision]]) -> Collection[asyncio.Future[Decision]]:
-    """Lets others have their turn, and the store's answers come in turns too; which of those came.
-
-    What takes longer, such as the look for a key that is unknown here, is waited for once, at the end.
-    """
-    if not waiting:
-        await asyncio.sleep(0)
-        return ()
-    done, _ = await asyncio.wait(waiting, timeout=_ANSWERS_SECONDS)
-    return done
-
-
-def _limits_of(decision: Decision) -> int:
-    return len(decision.limits) + len(decision.shadow) + decision.limits_omitted

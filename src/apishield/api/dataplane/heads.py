@@ -13,7 +13,7 @@ from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.headers import Headers, RequestHeaders
 
 Direct = Callable[[Headers, bytes], Answer | Awaitable[Answer]]
-"""Answers one method of one path; never raises."""
+"""Answers one method of one path, at once, with a ``Later`` or with a coroutine; never raises."""
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 _LONGEST: Final = 2048

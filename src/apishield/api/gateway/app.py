@@ -17,6 +17,7 @@ from apishield.api.problems import problem_document
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.refusals import PROBLEM_MEDIA_TYPE, refusal_body
 from apishield.errors import ProblemError
+from apishield.later import Later
 from apishield.services.engine import Engine
 from apishield.services.snapshot import TenantView
 
@@ -66,7 +67,7 @@ class Gateways:
         decision = self._engine.check(view, question)
         if isinstance(decision, Decision):
             return render(decision, facts, path)
-        return self._render_later(decision, facts, path, render)
+        return Later.of(decision).then(lambda done: render(done.result(), facts, path))
 
     async def _ask_later(
         self, credential: bytes | None, facts: GatewayFacts, question: CheckRequest, path: str, render: Render
@@ -79,11 +80,6 @@ class Gateways:
             return self._misasked(error, path, nginx=render == self._for_nginx)
         decision = self._engine.check(view, question)
         return render(decision if isinstance(decision, Decision) else await decision, facts, path)
-
-    async def _render_later(
-        self, pending: Awaitable[Decision], facts: GatewayFacts, path: str, render: Render
-    ) -> Answer:
-        return render(await pending, facts, path)
 
     def _for_nginx(self, decision: Decision, facts: GatewayFacts, path: str) -> Answer:
         answer = self._for_envoy(decision, facts, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Protocol
@@ -26,6 +25,7 @@ from apishield.core.model import (
 )
 from apishield.core.ports import Held, Hold
 from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
+from apishield.later import Later
 from apishield.stores.redis.script import SHA1, command
 
 Seed = tuple[int, int, int]
@@ -91,15 +91,14 @@ class Ask:
         self,
         counters: Sequence[Counter],
         costs: Sequence[int],
-        check_id: str,
-        verdict: asyncio.Future[Verdict],
+        check_id: str = "",
         step: Step = Step.DECIDE,
     ) -> None:
         self.key = counters[0].key if counters else ""  # says which slot it goes to
         self.counters = counters
         self.costs = costs
         self.check_id = check_id
-        self.verdict = verdict
+        self.verdict: Later[Verdict] = Later()
         self.step = step
         self.seeds: dict[str, Seed] = {}
         self.notes: Notes | None = None

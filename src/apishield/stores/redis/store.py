@@ -23,6 +23,7 @@ from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import NoAnswer, StoreUnavailable
+from apishield.later import Later
 from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import (
     Ask,
@@ -157,8 +158,8 @@ class RedisStore:
         for ask, verdict in zip(asks, answers, strict=True):
             if isinstance(verdict, Unseeded):
                 self._seed_later(ask, verdict.now_us)
-            elif not ask.verdict.done():
-                ask.verdict.set_result(verdict)
+            else:
+                ask.verdict.resolve(verdict)
         if self._ledger is not None and charges:
             for charge in charges:
                 self._ledger.note(charge.counter_key, charge.period_start_us, charge.used, charge.at_us)
@@ -185,19 +186,18 @@ class RedisStore:
         step: Step,
         notes: Notes | None = None,
         charged_us: int = 0,
-    ) -> asyncio.Future[Verdict]:
-        loop = asyncio.get_running_loop()
-        ask = Ask(counters, costs, check_id, loop.create_future(), step)
+    ) -> Later[Verdict]:
+        ask = Ask(counters, costs, check_id, step)
         if notes is not None:
             ask.notes, ask.charged_us = notes, charged_us
             if notes.once is not None:
                 ask.key = notes.once.key  # there may be no counters
-        self._put(ask, loop)
+        self._put(ask)
         return ask.verdict
 
-    def _put(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> None:
+    def _put(self, ask: Ask) -> None:
         if not self._asked:
-            loop.call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush)
         self._asked.append(ask)
 
     def _flush(self) -> None:
@@ -229,8 +229,7 @@ class RedisStore:
         waiting, self._waiting = self._waiting, deque()
         for chunk, _ in waiting:
             for ask in chunk:
-                if not ask.verdict.done():
-                    ask.verdict.set_exception(error)
+                ask.verdict.fail(error)
 
     def _seed_later(self, ask: Ask, now_us: int) -> None:
         task = asyncio.get_running_loop().create_task(self._seed(ask, now_us))
@@ -242,27 +241,21 @@ class RedisStore:
 
         A check waits for that no longer than for Redis; the next one then finds the counter seeded.
         """
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(self.timeout_seconds, _fail, ask, StoreUnavailable("The ledger of quotas is slow."))
+        slow = StoreUnavailable("The ledger of quotas is slow.")
+        timer = asyncio.get_running_loop().call_later(self.timeout_seconds, ask.verdict.fail, slow)
         rules = {counter.key: counter.limit.algorithm for counter in ask.counters}
         periods = {key: period_of(rule, now_us) for key, rule in rules.items() if isinstance(rule, Quota)}
         try:
             used = {} if self._ledger is None else await load_used(self._ledger, periods)
         except StoreUnavailable as error:
-            _fail(ask, error)
+            ask.verdict.fail(error)
             return
         finally:
             timer.cancel()
-        if ask.verdict.done():  # decided elsewhere, so nothing may be charged here
-            ask = Ask(ask.counters, [0] * len(ask.counters), "", loop.create_future(), Step.DECIDE)
-            ask.verdict.add_done_callback(lambda verdict: verdict.cancelled() or verdict.exception())
+        if ask.verdict.is_done:  # decided elsewhere, so nothing may be charged here
+            ask = Ask(ask.counters, [0] * len(ask.counters))
         ask.seeds = {key: (start_us, end_us, used.get(key, 0)) for key, (start_us, end_us) in periods.items()}
-        self._put(ask, loop)
-
-
-def _fail(ask: Ask, error: StoreUnavailable) -> None:
-    if not ask.verdict.done():
-        ask.verdict.set_exception(error)
+        self._put(ask)
 
 
 class _Reading:
@@ -335,8 +328,7 @@ class _Batch:
         if self._is_open:
             self._close()
             for ask in self._asks:
-                if not ask.verdict.done():
-                    ask.verdict.set_exception(error)
+                ask.verdict.fail(error)
 
     def _time_out(self) -> None:
         """Looks once more: where this process was held up, the answer lies in the socket, and uvloop runs timers first."""
