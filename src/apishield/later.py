@@ -20,12 +20,13 @@ _running: set[asyncio.Future[Any]] = set()  # the event loop itself holds its ta
 class Later(Generic[Value]):
     """What ``resolve`` or ``fail`` says first counts; what they say afterwards is ignored. For one thread."""
 
-    __slots__ = ("_error", "_value", "_waiting", "is_done")
+    __slots__ = ("_error", "_make", "_value", "_waiting", "is_done")
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[Later[Any]], Value] | None = None) -> None:
         self.is_done = False
         self._value: Value
         self._error: Exception | None = None
+        self._make = make
         self._waiting: Callable[[Later[Value]], None] | None = None
 
     @classmethod
@@ -73,16 +74,21 @@ class Later(Generic[Value]):
 
     def then(self, make: Callable[[Later[Value]], Made]) -> Later[Made]:
         """What ``make`` makes of this once it is done; what it raises, the new one fails with."""
-        made: Later[Made] = Later()
-
-        def take(done: Later[Value]) -> None:
-            try:
-                made.resolve(make(done))
-            except Exception as error:  # noqa: BLE001  whoever waits gets it
-                made.fail(error)
-
-        self.when_done(take)
+        made: Later[Made] = Later(make)
+        if self._waiting is None and not self.is_done:
+            self._waiting = made._take_up
+        else:
+            self.when_done(made._take_up)
         return made
+
+    def _take_up(self, done: Later[Any]) -> None:
+        assert self._make is not None
+        try:
+            value = self._make(done)
+        except Exception as error:  # noqa: BLE001  whoever waits gets it
+            self.fail(error)
+        else:
+            self.resolve(value)
 
     def follow(self, awaitable: Awaitable[Value]) -> None:
         """Comes to what ``awaitable`` comes to."""
