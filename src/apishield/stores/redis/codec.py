@@ -34,6 +34,7 @@ Seed = tuple[int, int, int]
 _UNSEEDED = 2
 _REPEATED = 3
 _NO_SEED: Seed = (0, 0, 0)
+_FIRST_RULE = 4  # its place: Lua counts from one, and three numbers stand before it
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int]).decode
 _decode_kept = msgspec.msgpack.Decoder(tuple[float, str]).decode
@@ -123,19 +124,29 @@ class Unseeded(msgspec.Struct, frozen=True):
 def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
     """The command that decides ``asks``, whose keys share a slot; ``now_us`` is given only by tests, which own the time."""
     indexes: dict[str, int] = {}
-    flat: list[int | str] = [now_us, len(asks)]
+    rules: list[int | str] = []
+    places: dict[int, int] = {}  # of the rules of limits, which the checks hold on to
+    checks: list[int | str] = []
     for ask in asks:
         notes = ask.notes
         if notes is None:
-            flat.append(len(ask.counters))
+            checks.append(len(ask.counters))
         else:
-            flat += (-1 - len(ask.counters), *_placed(notes.record, indexes), *_placed(notes.once, indexes))
+            checks += (-1 - len(ask.counters), *_placed(notes.record, indexes), *_placed(notes.once, indexes))
+        shares_rules = ask.step is Step.DECIDE and not ask.seeds  # then its limits alone say what is to be done
         for counter, cost in zip(ask.counters, ask.costs, strict=True):
-            key = counter.key
+            key, limit = counter.key, counter.limit
             index = indexes.get(key)
             if index is None:
                 index = indexes[key] = len(indexes) + 1
-            flat += (index, *_numbers(counter.limit, ask, cost, key))
+            place = places.get(id(limit)) if shares_rules else None
+            if place is None:
+                place = _FIRST_RULE + len(rules)
+                rules += _rule(limit, ask, cost, key)
+                if shares_rules and type(limit.algorithm) is not Concurrency:  # whose rule names the check
+                    places[id(limit)] = place
+            checks += (index, place, cost if cost >= 0 else -cost)
+    flat = [now_us, len(asks), _FIRST_RULE + len(rules), *rules, *checks]
     return command(b"EVALSHA", SHA1, len(indexes), *indexes, _encode(flat))
 
 
@@ -146,39 +157,39 @@ def _placed(note: Record | None, indexes: dict[str, int]) -> tuple[int | str, ..
     return indexes.setdefault(note.key, len(indexes) + 1), note.ttl_ms, note.text
 
 
-def _numbers(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
-    """Algorithm, step, cost and four parameters."""
+def _rule(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
+    """Algorithm, step and four parameters."""
     if ask.step is Step.SETTLE:
         return _settling(limit, ask, cost, key)
     step = ask.step or _STEPS[limit.mode is Mode.SHADOW, limit.charge_refused]
     rule = limit.algorithm
     if isinstance(rule, SlidingWindow):
-        return 2, step, cost, rule.requests, rule.window_us, 0, 0
+        return 2, step, rule.requests, rule.window_us, 0, 0
     if isinstance(rule, FixedWindow):
-        return 1, step, cost, rule.requests, rule.window_us, 0, 0
+        return 1, step, rule.requests, rule.window_us, 0, 0
     if isinstance(rule, TokenBucket):
-        return 3, step, cost, rule.requests, rule.window_us, rule.burst, 0
+        return 3, step, rule.requests, rule.window_us, rule.burst, 0
     if isinstance(rule, Quota):
-        return 5, step, cost, rule.requests, *ask.seeds.get(key, _NO_SEED)
-    return 4, step, cost, rule.requests, rule.timeout_us, ask.check_id, 0
+        return 5, step, rule.requests, *ask.seeds.get(key, _NO_SEED)
+    return 4, step, rule.requests, rule.timeout_us, ask.check_id, 0
 
 
 def _settling(limit: Limit, ask: Ask, cost: int, key: str) -> tuple[int | str, ...]:
     """The same for a check that is settled: ``cost`` is what is missing, or too much where it is negative."""
     rule = limit.algorithm
     if isinstance(rule, Concurrency):
-        return 4, Step.RELEASE, cost, rule.requests, rule.timeout_us, ask.check_id, 0
+        return 4, Step.RELEASE, rule.requests, rule.timeout_us, ask.check_id, 0
     step = Step.FORCE if cost > 0 else Step.REFUND
     charged_us = ask.charged_us if step is Step.REFUND else 0
     if isinstance(rule, SlidingWindow):
-        return 2, step, abs(cost), rule.requests, rule.window_us, 0, charged_us
+        return 2, step, rule.requests, rule.window_us, 0, charged_us
     if isinstance(rule, FixedWindow):
-        return 1, step, abs(cost), rule.requests, rule.window_us, 0, charged_us
+        return 1, step, rule.requests, rule.window_us, 0, charged_us
     if isinstance(rule, TokenBucket):
-        return 3, step, abs(cost), rule.requests, rule.window_us, rule.burst, charged_us
+        return 3, step, rule.requests, rule.window_us, rule.burst, charged_us
     if step is Step.FORCE:
-        return 5, step, cost, rule.requests, *ask.seeds.get(key, _NO_SEED)
-    return 5, step, -cost, rule.requests, 0, 0, charged_us
+        return 5, step, rule.requests, *ask.seeds.get(key, _NO_SEED)
+    return 5, step, rule.requests, 0, 0, charged_us
 
 
 _STEPS = {

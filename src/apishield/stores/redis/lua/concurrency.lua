@@ -5,7 +5,8 @@ algorithms[4] = concurrency
 local SLOTS = 1e14 -- slots have greater scores than that
 
 function concurrency.read(key)
-  local s, first = { key = key, seen = 0, held = 0, timeout = 0 }, redis.call('ZRANGE', key, 0, 2, 'WITHSCORES')
+  local s = { key = key, algorithm = concurrency, seen = 0, held = 0, timeout = 0 }
+  local first = redis.call('ZRANGE', key, 0, 2, 'WITHSCORES')
   for i = 1, #first, 2 do
     s[first[i]] = tonumber(first[i + 1])
   end

@@ -1,21 +1,22 @@
 -- Decides the checks of ARGV[1], one after the other, each seeing the charges before it; the twin of verdict.py.
--- ARGV[1] is msgpack, flat: time (0: the server's), number of checks, then of each check its number of counters and of each
--- counter the index of its key, the algorithm, the step, the cost and four parameters. The answer is flat too: of each check
--- 1 admitted, 0 refused or 2 unseeded, and its time; of each counter 1 if it fits, and three numbers of its algorithm.
+-- ARGV[1] is msgpack, flat: time (0: the server's), number of checks, where the first check begins, then the rules: of each the
+-- algorithm, the step and four parameters. Then of each check its number of counters, and of each counter the index of its key,
+-- the place of its rule and the cost: counters of one limit, which are most of a call's, share a rule. The answer is flat too: of
+-- each check 1 admitted, 0 refused or 2 unseeded, and its time; of each counter 1 if it fits, and three numbers of its algorithm.
 -- A negative number n says that there are -1 - n counters, and that two notes stand before them, each the index of its key (0:
 -- there is none), how long it lives in ms, and its text:
 -- - a record, which is kept with the time if the check is admitted; without a text it is taken away, and where there is none
 --   the check does nothing: whoever takes the record settles, once;
 -- - the verdict of a check that is decided once, which is kept beside the text. If there is one already, the check does
 --   nothing, its verdict is 3 without counters, and what was kept is a further element of the answer.
-local SHADOW, CHARGE_REFUSED, FORCE, RELEASE, RESET, REFUND, STRIDE = 1, 2, 3, 4, 5, 6, 8
+local SHADOW, CHARGE_REFUSED, FORCE, RELEASE, RESET, REFUND, STRIDE = 1, 2, 3, 4, 5, 6, 3
 local ask, answer, states, kept = cmsgpack.unpack(ARGV[1]), {}, {}, {}
 server_us, spare_ms = ask[1], 60000
 if server_us == 0 then
   local time = redis.call('TIME')
   server_us, spare_ms = time[1] * 1000000 + time[2], 0
 end
-local position, length = 3, 0
+local position, length = ask[3], 0
 for _ = 1, ask[2] do
   local size, record, once, may = ask[position], nil, nil, true
   local now, verdict, fits = server_us, 1, {}
@@ -34,20 +35,20 @@ for _ = 1, ask[2] do
   for p = first, last, STRIDE do
     local s = states[ask[p]]
     if not s then
-      s = algorithms[ask[p + 1]].read(KEYS[ask[p]])
-      s.key, s.algorithm = KEYS[ask[p]], algorithms[ask[p + 1]]
+      s = algorithms[ask[ask[p + 1]]].read(KEYS[ask[p]])
       states[ask[p]] = s
     end
     if s.seen > now then now = s.seen end
   end
   for p = first, last, STRIDE do
-    local s = states[ask[p]]
-    s.algorithm.adopt(s, now, ask[p + 4], ask[p + 5], ask[p + 6], ask[p + 7])
-    if s.unseeded and ask[p + 2] <= FORCE then
+    local s, r = states[ask[p]], ask[p + 1]
+    local step = ask[r + 1]
+    s.algorithm.adopt(s, now, ask[r + 2], ask[r + 3], ask[r + 4], ask[r + 5])
+    if s.unseeded and step <= FORCE then
       verdict = 2
     elseif verdict ~= 2 then
-      fits[p] = s.algorithm.fits(s, now, ask[p + 3]) or ask[p + 2] >= FORCE
-      if not fits[p] and ask[p + 2] ~= SHADOW then verdict = 0 end
+      fits[p] = s.algorithm.fits(s, now, ask[p + 2]) or step >= FORCE
+      if not fits[p] and step ~= SHADOW then verdict = 0 end
     end
   end
   if record and verdict == 1 then
@@ -61,26 +62,24 @@ for _ = 1, ask[2] do
   answer[length + 1], answer[length + 2] = verdict, now
   length = length + 2
   for p = first, last, STRIDE do
-    local s, cost, fit = states[ask[p]], ask[p + 3], fits[p]
+    local s, r, cost, fit = states[ask[p]], ask[p + 1], ask[p + 2], fits[p]
+    local step, x, y, z = ask[r + 1], 0, 0, 0
     if not may or verdict == 2 then
       fit = false
-    elseif ask[p + 2] == REFUND then
-      s.algorithm.refund(s, now, cost, ask[p + 7])
-    elseif ask[p + 2] == RELEASE then
+    elseif step == REFUND then
+      s.algorithm.refund(s, now, cost, ask[r + 5])
+    elseif step == RELEASE then
       s.algorithm.release(s, cost)
-    elseif ask[p + 2] == RESET then
+    elseif step == RESET then
       redis.call('DEL', s.key)
       states[ask[p]] = nil
     elseif verdict == 1 and fit and cost > 0 then
       s.algorithm.charge(s, now, cost)
-    elseif verdict == 0 and not fit and ask[p + 2] == CHARGE_REFUSED then
+    elseif verdict == 0 and not fit and step == CHARGE_REFUSED then
       s.algorithm.penalize(s, now, cost)
     end
-    answer[length + 1] = fit and 1 or 0
-    answer[length + 2], answer[length + 3], answer[length + 4] = 0, 0, 0
-    if verdict ~= 2 and (ask[p + 2] <= FORCE or ask[p + 2] == REFUND) then
-      answer[length + 2], answer[length + 3], answer[length + 4] = s.algorithm.report(s, now, cost, fit)
-    end
+    if verdict ~= 2 and (step <= FORCE or step == REFUND) then x, y, z = s.algorithm.report(s, now, cost, fit) end
+    answer[length + 1], answer[length + 2], answer[length + 3], answer[length + 4] = fit and 1 or 0, x, y, z
     length = length + 4
   end
   if once and verdict < 2 then

@@ -3,12 +3,12 @@ local fixed_window = {}
 algorithms[1] = fixed_window
 
 function fixed_window.read(key)
-  local s = { window = 0, ends = 0, used = 0, seen = 0 }
+  local window, ends, used, seen = 0, 0, 0, 0
   local raw = redis.call('GET', key)
   if raw then
-    s.window, s.ends, s.used, s.seen = struct.unpack('<dddd', raw)
+    window, ends, used, seen = struct.unpack('<dddd', raw)
   end
-  return s
+  return { key = key, algorithm = fixed_window, window = window, ends = ends, used = used, seen = seen, kept = ends }
 end
 
 function fixed_window.adopt(s, now, requests, window)
@@ -52,5 +52,5 @@ function fixed_window.report(s, now)
 end
 
 function fixed_window.write(s)
-  keep(s.key, struct.pack('<dddd', s.window, s.ends, s.used, s.seen), s.ends)
+  keep(s.key, struct.pack('<dddd', s.window, s.ends, s.used, s.seen), s.ends, s.kept)
 end

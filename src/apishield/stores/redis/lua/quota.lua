@@ -4,12 +4,12 @@ local quota = {}
 algorithms[5] = quota
 
 function quota.read(key)
-  local s = { starts = 0, ends = 0, used = 0, seen = 0 }
+  local starts, ends, used, seen = 0, 0, 0, 0
   local raw = redis.call('GET', key)
   if raw then
-    s.starts, s.ends, s.used, s.seen = struct.unpack('<dddd', raw)
+    starts, ends, used, seen = struct.unpack('<dddd', raw)
   end
-  return s
+  return { key = key, algorithm = quota, starts = starts, ends = ends, used = used, seen = seen, kept = ends }
 end
 
 function quota.adopt(s, now, requests, starts, ends, used)
@@ -43,5 +43,5 @@ function quota.report(s)
 end
 
 function quota.write(s)
-  keep(s.key, struct.pack('<dddd', s.starts, s.ends, s.used, s.seen), s.ends)
+  keep(s.key, struct.pack('<dddd', s.starts, s.ends, s.used, s.seen), s.ends, s.kept)
 end

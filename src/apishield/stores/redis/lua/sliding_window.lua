@@ -3,12 +3,15 @@ local sliding_window = {}
 algorithms[2] = sliding_window
 
 function sliding_window.read(key)
-  local s = { key = key, window = 0, seen = 0, total = 0, oldest = 0, last = 0, last_cost = 0, head = 0, count = 0 }
-  local raw = redis.call('GETRANGE', key, 0, HEADER_BYTES - 1)
+  local window, seen, total, oldest, last, last_cost, head, count = 0, 0, 0, 0, 0, 0, 0, 0
+  local raw = redis.call('GETRANGE', key, '0', HEADER_END)
   if raw ~= '' then
-    s.window, s.seen, s.total, s.oldest, s.last, s.last_cost, s.head, s.count = struct.unpack(HEADER, raw)
+    window, seen, total, oldest, last, last_cost, head, count = struct.unpack(HEADER, raw)
   end
-  return s
+  return {
+    key = key, algorithm = sliding_window, window = window, seen = seen, total = total, oldest = oldest, last = last,
+    last_cost = last_cost, head = head, count = count,
+  }
 end
 
 -- Adds units to the entry of their slot, or begins one.
@@ -120,6 +123,6 @@ function sliding_window.write(s)
   end
   local header = struct.pack(HEADER, s.window, s.seen, s.total, s.oldest, s.last, s.last_cost, s.head, s.count)
   if older then return keep(s.key, header .. older, s.last + s.window) end
-  redis.call('SETRANGE', s.key, 0, header)
+  redis.call('SETRANGE', s.key, '0', header)
   redis.call('PEXPIRE', s.key, ttl_ms(s.last + s.window))
 end

@@ -4,23 +4,31 @@ local token_bucket = {}
 algorithms[3] = token_bucket
 
 function token_bucket.read(key)
-  local s = { window = 0, requests = 0, used = 0, part = 0, seen = 0 }
+  local window, requests, used, part, seen = 0, 0, 0, 0, 0
   local raw = redis.call('GET', key)
   if raw then
-    s.window, s.requests, s.used, s.part, s.seen = struct.unpack('<ddddd', raw)
+    window, requests, used, part, seen = struct.unpack('<ddddd', raw)
   end
-  return s
+  return { key = key, algorithm = token_bucket, window = window, requests = requests, used = used, part = part, seen = seen }
 end
 
--- What is missing at `now`, after the refill since the last charge.
+-- What is missing at `now`, after the refill since the last charge; it is asked for up to three times a check.
 local function missing(s, now)
+  if s.at == now then return s.used_at, s.part_at end
+  s.at, s.used_at, s.part_at = now, 0, 0
   if s.used == 0 and s.part == 0 then return 0, 0 end
   local whole, part = multiply_and_divide(now - s.seen, s.requests, s.window)
   local used = s.used - whole
   part = s.part - part
   if part < 0 then used, part = used - 1, part + s.window end
   if used < 0 then return 0, 0 end
+  s.used_at, s.part_at = used, part
   return used, part
+end
+
+local function put(s, now, used, part)
+  s.used, s.part, s.seen, s.dirty = used, part, now, true
+  s.at, s.used_at, s.part_at = now, used, part
 end
 
 function token_bucket.adopt(s, now, requests, window, burst)
@@ -36,7 +44,7 @@ function token_bucket.adopt(s, now, requests, window, burst)
     s.used, s.part = used, part
     if used + part > 0 then s.seen, s.dirty = now, true end
   end
-  s.requests, s.window = requests, window
+  s.requests, s.window, s.at = requests, window, nil
 end
 
 function token_bucket.fits(s, now, cost)
@@ -46,7 +54,7 @@ end
 
 function token_bucket.charge(s, now, cost)
   local used, part = missing(s, now)
-  s.used, s.part, s.seen, s.dirty = used + cost, part, now, true
+  put(s, now, used + cost, part)
 end
 
 function token_bucket.penalize(s, now, cost)
@@ -55,7 +63,7 @@ function token_bucket.penalize(s, now, cost)
     cost = math.max(0, s.burst - used)
     if used < s.burst then part = 0 end
   end
-  s.used, s.part, s.seen, s.dirty = used + cost, part, now, true
+  put(s, now, used + cost, part)
 end
 
 -- Gives back what the refill since the charge has not given back already.
@@ -67,7 +75,7 @@ function token_bucket.refund(s, now, cost, charged)
     if part >= s.window then used, part = used + 1, part - s.window end
     if used < 0 then used, part = 0, 0 end
   end
-  s.used, s.part, s.seen, s.dirty = used, part, now, true
+  put(s, now, used, part)
 end
 
 function token_bucket.report(s, now)

@@ -1,6 +1,7 @@
 -- The log of charges of a sliding window: a header of eight doubles (window, seen, total, oldest, last, last_cost, head,
 -- count), then entries of 12 bytes (when, units). The youngest entry is `last`; `count` older ones begin at index `head`.
 local HEADER_BYTES, ENTRY_BYTES, HEADER, ENTRY = 64, 12, '<dddddddd', '<dI4'
+local HEADER_END = '63' -- as text, which Redis need not write out
 local CHUNK, COMPACT_AFTER, MAX_ENTRY_UNITS = 64, 32, 4294967295
 
 local function at(s, index)
