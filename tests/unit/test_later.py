@@ -1,4 +1,4 @@
-"""A value that will come: who waits is told once, in the order of asking, and in the same turn of the loop."""
+"""A value on its way: who handles it is called once, in the order of asking, and in the turn of the loop in which it came."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 from apishield.later import Later
 
 
-def test_who_waits_is_told_in_order_without_a_turn_of_the_loop() -> None:
+def test_steps_are_taken_in_order_without_a_turn_of_the_loop() -> None:
     later: Later[int] = Later()
-    told: list[tuple[str, int]] = []
-    later.when_done(lambda done: told.append(("first", done.result())))
-    later.when_done(lambda done: told.append(("second", done.result())))
+    text = later.then(lambda done: done.result() + 1).then(lambda done: f"{done.result()}")
+    assert not text.is_done
     later.resolve(7)
-    later.when_done(lambda done: told.append(("late", done.result())))
-    assert told == [("first", 7), ("second", 7), ("late", 7)]
+    assert text.result() == "8"
+    assert text.then(lambda done: done.result() + "!").result() == "8!"
 
 
 def test_what_is_said_first_counts() -> None:
@@ -33,6 +32,14 @@ async def test_it_can_be_awaited_before_and_after_it_is_there() -> None:
     assert [await later, await later] == [3, 3]
 
 
+async def test_all_who_await_it_get_it() -> None:
+    later: Later[int] = Later()
+    waiting = [asyncio.ensure_future(later) for _ in range(3)]
+    await asyncio.sleep(0)
+    later.resolve(3)
+    assert await asyncio.gather(*waiting) == [3, 3, 3]
+
+
 async def test_who_is_cancelled_while_waiting_leaves_it_to_come() -> None:
     later: Later[int] = Later()
     waiting = asyncio.ensure_future(later)
@@ -44,7 +51,7 @@ async def test_who_is_cancelled_while_waiting_leaves_it_to_come() -> None:
     assert await later == 3
 
 
-async def test_an_error_reaches_who_awaits_what_was_made_of_it() -> None:
+async def test_an_error_reaches_who_awaits_through_all_steps_that_can_not_help() -> None:
     later: Later[int] = Later()
     made = later.then(lambda done: done.result() + 1)
     later.fail(ValueError("gone"))
@@ -52,21 +59,38 @@ async def test_an_error_reaches_who_awaits_what_was_made_of_it() -> None:
         await made
 
 
-def test_what_making_raises_fails_only_what_is_made() -> None:
+def test_a_step_may_know_another_value() -> None:
+    def instead(done: Later[int]) -> int:
+        with pytest.raises(ValueError, match="gone"):
+            done.result()
+        return 5
+
     later: Later[int] = Later()
-    made = later.then(lambda done: 1 // done.result())
+    made = later.then(instead)
+    later.fail(ValueError("gone"))
+    assert made.result() == 5
+
+
+def test_what_a_step_raises_it_fails_with() -> None:
+    later: Later[int] = Later()
     later.resolve(0)
-    assert later.result() == 0
     with pytest.raises(ZeroDivisionError):
-        made.result()
+        later.then(lambda done: 1 // done.result()).result()
 
 
-def test_it_may_follow_another_one() -> None:
+def test_a_step_may_take_its_time_and_what_is_said_meanwhile_is_ignored() -> None:
     later, other = Later[int](), Later[int]()
-    later.follow(other)
-    assert not later.is_done
+
+    def wait(_: Later[int]) -> int | Later[int]:
+        return other
+
+    made = later.then(wait).then(lambda done: done.result() * 10)
+    later.resolve(1)
+    assert later.is_settled
+    assert not made.is_done
+    later.fail(ValueError("too late"))
     other.resolve(2)
-    assert later.result() == 2
+    assert made.result() == 20
 
 
 async def test_a_coroutine_runs_though_nobody_awaits_it() -> None:
@@ -74,10 +98,9 @@ async def test_a_coroutine_runs_though_nobody_awaits_it() -> None:
         await asyncio.sleep(0)
         return 5
 
-    told: list[int] = []
-    Later.of(come()).when_done(lambda done: told.append(done.result()))
+    later = Later.of(come())
     for _ in range(5):
         await asyncio.sleep(0)
-    assert told == [5]
-    later = Later[int]()
+    assert later.is_done
+    assert later.result() == 5
     assert Later.of(later) is later

@@ -228,7 +228,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if isinstance(answer, Answer):
             self._outbox.put(cycle, answer)
         elif isinstance(answer, Later):
-            answer.when_done(cycle.take)
+            answer.then(cycle.take)
         else:
             task = self.loop.create_task(self._answer_later(cycle, answer))
             task.add_done_callback(self.tasks.discard)

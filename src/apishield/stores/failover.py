@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -186,37 +187,24 @@ class FailoverStore:
         check_id: str,
         once: Once | None = None,
     ) -> Later[Verdict]:
-        """The store's verdict, or this node's where the store fails. In the turn in which that is known, without a task."""
-        decided: Later[Verdict] = Later()
-
-        def take(done: Later[Verdict]) -> None:
-            try:
-                verdict = self._taken(done, counters, costs, check_id, once)
-            except Exception as error:  # noqa: BLE001  whoever waits gets it
-                decided.fail(error)
-                return
-            if isinstance(verdict, Verdict):
-                decided.resolve(verdict)
-            else:
-                decided.follow(verdict)
-
-        Later.of(pending).when_done(take)
-        return decided
+        """The store's verdict, or this node's where the store fails."""
+        return Later.of(pending).then(partial(self._taken, counters, costs, check_id, once))
 
     def _taken(
         self,
-        done: Later[Verdict],
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
         once: Once | None,
-    ) -> Verdict | Awaitable[Verdict]:
+        done: Later[Verdict],
+    ) -> Verdict | Later[Verdict]:
         try:
             verdict = done.result()
         except StoreUnavailable as error:
             self._note_failure(counters, error, once)
             has_run = isinstance(error, NoAnswer)
-            return self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
+            local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
+            return local if isinstance(local, Verdict) else Later.of(local)
         if self._failures and not self._is_open:
             self._failures = 0
             self._begin_healing()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final
@@ -70,10 +69,8 @@ class _Waiting:
 
     def add(self, pending: Awaitable[Decision]) -> Later[Decision]:
         """Counts one more."""
-        later = Later.of(pending)
         self._under_way += 1
-        later.when_done(self._came)
-        return later
+        return Later.of(pending).then(self._came)
 
     async def over(self, timeout_seconds: float | None) -> None:
         """Lets others have their turn until all have come, or for ``timeout_seconds``."""
@@ -83,12 +80,13 @@ class _Waiting:
         self._all_came = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._all_came], timeout=timeout_seconds)
 
-    def _came(self, done: Later[Decision]) -> None:
+    def _came(self, done: Later[Decision]) -> Decision:
         self._under_way -= 1
-        with contextlib.suppress(Exception):  # whoever asks for the result is told
-            self.limits += _limits_of(done.result())
         if not self._under_way and self._all_came is not None and not self._all_came.done():
             self._all_came.set_result(None)
+        decision = done.result()
+        self.limits += _limits_of(decision)
+        return decision
 
 
 _TOO_MANY = (

@@ -252,7 +252,7 @@ class RedisStore:
             return
         finally:
             timer.cancel()
-        if ask.verdict.is_done:  # decided elsewhere, so nothing may be charged here
+        if ask.verdict.is_settled:  # decided elsewhere, so nothing may be charged here
             ask = Ask(ask.counters, [0] * len(ask.counters))
         ask.seeds = {key: (start_us, end_us, used.get(key, 0)) for key, (start_us, end_us) in periods.items()}
         self._put(ask)
