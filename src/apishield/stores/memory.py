@@ -58,7 +58,8 @@ class MemoryStore:
         """Decides one check (port ``CounterStore``)."""
         if hold is not None:
             return self._decide_and_hold(counters, costs, check_id, hold)
-        now_us = self._clock()
+        clock = self._clock  # called by its own name: Python has no short cut for calling what a field holds
+        now_us = clock()
         if now_us >= self._look_at_us:
             self._forget_idle(now_us, FORGET_AT_ONCE)
         try:

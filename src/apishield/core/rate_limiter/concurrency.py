@@ -16,6 +16,7 @@ class State(msgspec.Struct, gc=False):
 
     rule: Concurrency
     seen_us: int = 0
+    free: int = -1  # nothing is sure: slots are freed and taken by others
     held: int = 0
     slots: dict[tuple[str, int], int] = {}
 

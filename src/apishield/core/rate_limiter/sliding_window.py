@@ -28,13 +28,14 @@ class State(msgspec.Struct, gc=False):
     """Units charged in the last window, oldest first.
 
     The youngest entry lies in ``last_us`` and ``last_cost``, and grows until its slot ends at ``slot_end_us``; the older
-    ones lie in ``times`` and ``costs`` from index ``head`` on. ``total`` is the sum of all. ``leaves_us`` is an instant before
-    which none leaves. No clock goes before ``seen_us``: the last charge, or the instant at which an entry left that is gone.
+    ones lie in ``times`` and ``costs`` from index ``head`` on. ``free`` is what they all leave of the limit, below 0 where it
+    is overdrawn. ``leaves_us`` is an instant before which none leaves. No clock goes before ``seen_us``: the last charge, or
+    the instant at which an entry left that is gone.
     """
 
     rule: SlidingWindow
     seen_us: int = 0
-    total: int = 0
+    free: int = 0
     leaves_us: int = NEVER_US
     last_us: int = 0
     last_cost: int = 0
@@ -43,36 +44,41 @@ class State(msgspec.Struct, gc=False):
     times: array[int] | None = None
     costs: array[int] | None = None
 
+    def __post_init__(self) -> None:
+        self.free = self.rule.requests
+
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more are within the limit."""
         if now_us >= self.leaves_us:
             self._forget(now_us)
-        return self.total + cost <= self.rule.requests or not cost
+        return cost <= self.free or not cost
 
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
         if not cost:
             return self.look(now_us, 0, fits=True)
-        rule = self.rule
+        if now_us >= self.leaves_us:
+            self._forget(now_us)
         if now_us < self.slot_end_us:
             self.last_cost += cost
         else:
             self._open_slot(now_us, cost)
         self.last_us = self.seen_us = now_us
-        self.total = total = self.total + cost
-        return Outcome(True, rule.requests - total if total < rule.requests else 0, 0, rule.window_us)
+        self.free = free = self.free - cost
+        return Outcome(True, free if free > 0 else 0, 0, self.rule.window_us)
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
-        return outcome(self.rule, now_us, fits, self.total, self.last_us, 0 if fits else self._first_fit_us(cost))
+        if now_us >= self.leaves_us:
+            self._forget(now_us)
+        total = self.rule.requests - self.free
+        return outcome(self.rule, now_us, fits, total, self.last_us, 0 if fits else self._first_fit_us(cost))
 
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a refused check in place of the oldest units, so that the window stays full for longer."""
-        self.fits(now_us, cost)
         self.charge(now_us, min(cost, self.rule.requests))
-        excess = self.total - self.rule.requests
-        while excess > 0:
-            excess -= self._shorten_oldest(excess)
+        while self.free < 0:
+            self._shorten_oldest(-self.free)
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Takes back ``cost`` units charged at ``charged_at_us``; nothing, once they have left."""
@@ -96,13 +102,15 @@ class State(msgspec.Struct, gc=False):
             if self.head == len(times):
                 self.times = self.costs = None
                 self.head = 0
-        self.total -= taken
+        self.free += taken
 
     def adopt(self, rule: SlidingWindow, now_us: int) -> None:
         """Goes on under changed numbers: the entries stay, and those that now share a slot become one at its latest charge."""
         self.fits(now_us, 0)
-        resized, self.rule = rule.window_us != self.rule.window_us, rule
-        if not resized or not self.total:
+        before, self.rule = self.rule, rule
+        is_empty = self.free == before.requests
+        self.free += rule.requests - before.requests
+        if is_empty or rule.window_us == before.window_us:
             return
         entries = [*self._older(), (self.last_us, self.last_cost)]
         self.times = self.costs = None
@@ -122,18 +130,20 @@ class State(msgspec.Struct, gc=False):
 
     def _open_slot(self, now_us: int, cost: int) -> None:
         """Begins a new youngest entry."""
-        rule = self.rule
-        if self.last_cost:
-            if self.times is None or self.costs is None:
-                self.times, self.costs = array("q"), array("I")
-            self.times.append(self.last_us)
-            self.costs.append(min(self.last_cost, MAX_ENTRY_UNITS))
-            self.total -= max(0, self.last_cost - MAX_ENTRY_UNITS)
-        elif self.times is None:
-            self.leaves_us = now_us + rule.window_us
+        times, costs, last_cost = self.times, self.costs, self.last_cost
+        if last_cost:
+            if times is None or costs is None:
+                times, costs = self.times, self.costs = array("q"), array("I")
+            if last_cost > MAX_ENTRY_UNITS:
+                self.free += last_cost - MAX_ENTRY_UNITS
+                last_cost = MAX_ENTRY_UNITS
+            times.append(self.last_us)
+            costs.append(last_cost)
+        elif times is None:
+            self.leaves_us = now_us + self.rule.window_us
         self.last_us = now_us
         self.last_cost = cost
-        width_us = slot_us(rule)
+        width_us = slot_us(self.rule)
         self.slot_end_us = now_us - now_us % width_us + width_us
 
     def _forget(self, now_us: int) -> None:
@@ -142,7 +152,8 @@ class State(msgspec.Struct, gc=False):
         horizon_us = now_us - window_us
         if self.last_us <= horizon_us:
             self.times = self.costs = None
-            self.head = self.total = self.last_cost = 0
+            self.head = self.last_cost = 0
+            self.free = self.rule.requests
             self.leaves_us = NEVER_US
             self.seen_us = self.last_us + window_us
             return
@@ -150,11 +161,12 @@ class State(msgspec.Struct, gc=False):
         if times is None or costs is None:
             self.leaves_us = self.last_us + window_us
             return
-        size = len(times)
+        size, free = len(times), self.free
         while head < size and times[head] <= horizon_us:
-            self.total -= costs[head]
+            free += costs[head]
             head += 1
         if head > self.head:
+            self.free = free
             self.seen_us = max(self.seen_us, times[head - 1] + window_us)
         self.leaves_us = (times[head] if head < size else self.last_us) + window_us
         if head == size:
@@ -166,8 +178,8 @@ class State(msgspec.Struct, gc=False):
             head = 0
         self.head = head
 
-    def _shorten_oldest(self, units: int) -> int:
-        """Drops up to ``units`` of the oldest entry; returns how many."""
+    def _shorten_oldest(self, units: int) -> None:
+        """Drops up to ``units`` of the oldest entry."""
         times, costs = self.times, self.costs
         if times is None or costs is None:
             taken = min(units, self.last_cost)
@@ -180,8 +192,7 @@ class State(msgspec.Struct, gc=False):
                 if self.head == len(times):
                     self.times = self.costs = None
                     self.head = 0
-        self.total -= taken
-        return taken
+        self.free += taken
 
     def _older(self) -> list[tuple[int, int]]:
         """The entries before the youngest, oldest first, as (instant, units)."""
@@ -194,7 +205,7 @@ class State(msgspec.Struct, gc=False):
         rule = self.rule
         if cost > rule.requests:
             return 0
-        need = self.total + cost - rule.requests
+        need = cost - self.free
         times, costs = self.times, self.costs
         if times is not None and costs is not None:
             for index in range(self.head, len(times)):
@@ -216,4 +227,4 @@ def outcome(rule: SlidingWindow, now_us: int, fits: bool, total: int, last_us: i
     """
     retry_after_us = 0 if fits else first_fit_us - now_us if first_fit_us else None
     reset_us = last_us + rule.window_us - now_us if total else 0
-    return Outcome(fits, max(0, rule.requests - total), retry_after_us, reset_us)
+    return Outcome(fits, rule.requests - total if total < rule.requests else 0, retry_after_us, reset_us)

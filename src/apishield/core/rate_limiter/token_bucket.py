@@ -15,10 +15,14 @@ from apishield.core.model import Outcome, TokenBucket
 
 
 class State(msgspec.Struct, gc=False):
-    """``used`` units of 1/window_us were missing from the full bucket at ``seen_us``, before which no clock goes."""
+    """``used`` units of 1/window_us were missing from the full bucket at ``seen_us``, before which no clock goes.
+
+    ``free`` is how many whole units the bucket held then.
+    """
 
     rule: TokenBucket
     seen_us: int = 0
+    free: int = 0
     used: int = 0
 
     def fits(self, now_us: int, cost: int) -> bool:
@@ -32,12 +36,13 @@ class State(msgspec.Struct, gc=False):
         if not cost:
             return self.look(now_us, 0, fits=True)
         rule = self.rule
-        used = self.used - (now_us - self.seen_us) * rule.requests
-        self.used = used = (used if used > 0 else 0) + cost * rule.window_us
+        window_us, requests = rule.window_us, rule.requests
+        used = self.used - (now_us - self.seen_us) * requests
+        self.used = used = cost * window_us + used if used > 0 else cost * window_us
+        missing = -used  # so that floor divisions round what is missing up
+        self.free = free = rule.burst + missing // window_us
         self.seen_us = now_us
-        window_us = rule.window_us  # written out, because a call of outcome() costs a fifth of a check
-        left = rule.burst * window_us - used
-        return Outcome(True, left // window_us if left > 0 else 0, 0, -(-used // rule.requests))
+        return Outcome(True, free if free > 0 else 0, 0, -(missing // requests))
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
@@ -46,31 +51,34 @@ class State(msgspec.Struct, gc=False):
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a refused check: it takes what there is."""
         used = self._used_at(now_us)
-        self.used = max(used, min(used + cost * self.rule.window_us, self.rule.burst * self.rule.window_us))
-        self.seen_us = now_us
+        self._use(now_us, max(used, min(used + cost * self.rule.window_us, self.rule.burst * self.rule.window_us)))
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Gives back what the refill since ``charged_at_us`` has not given back already."""
         rule = self.rule
         owed = max(0, cost * rule.window_us - max(0, now_us - charged_at_us) * rule.requests)
-        self.used = max(0, self._used_at(now_us) - owed)
-        self.seen_us = now_us
+        self._use(now_us, max(0, self._used_at(now_us) - owed))
 
     def adopt(self, rule: TokenBucket, now_us: int) -> None:
         """Goes on under changed numbers: the tokens used stay used (a fraction rounded up)."""
         used = self._used_at(now_us)
         if rule.window_us != self.rule.window_us:
             used = -(-used * rule.window_us // self.rule.window_us)
-        self.rule, self.used = rule, used
-        if used:
-            self.seen_us = now_us
+        self.rule = rule
+        self._use(now_us if used else self.seen_us, used)
 
     def expires_at_us(self) -> int:
         """From when on this state says no more than none at all: when the bucket is full."""
         return self.seen_us - (-self.used // self.rule.requests)
 
     def _used_at(self, now_us: int) -> int:
-        return max(0, self.used - (now_us - self.seen_us) * self.rule.requests)
+        used = self.used - (now_us - self.seen_us) * self.rule.requests
+        return used if used > 0 else 0
+
+    def _use(self, now_us: int, used: int) -> None:
+        """Goes on from ``used`` at ``now_us``."""
+        window_us = self.rule.window_us
+        self.seen_us, self.free, self.used = now_us, (self.rule.burst * window_us - used) // window_us, used
 
 
 def outcome(rule: TokenBucket, used: int, cost: int, fits: bool) -> Outcome:
