@@ -68,7 +68,7 @@ class MemoryStore:
             verdict = None
         if verdict is None:
             return self._decide_prepared(counters, costs, check_id, now_us)
-        if self._ledger is not None:
+        if self._ledger is not None and _counts_quotas(counters):
             self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
 
@@ -283,6 +283,13 @@ class MemoryStore:
             if not keys:
                 del self._expiring[heapq.heappop(self._expiries)]
         self._look_at_us = self._expiries[0] if self._expiries else NEVER_US
+
+
+def _counts_quotas(counters: Sequence[Counter]) -> bool:
+    for counter in counters:  # noqa: SIM110  any() costs a check three times as much
+        if type(counter.limit.algorithm) is Quota:
+            return True
+    return False
 
 
 async def load_used(ledger: QuotaLedger, periods: Mapping[str, tuple[int, int]]) -> dict[str, int]:
