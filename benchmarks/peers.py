@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apishield.core.counter_keys import counter_key
+from apishield.core.counter_keys import counter_key, limit_keys, text_of
 from apishield.core.model import Counter, Limit
 from apishield.stores.memory import MemoryStore
 from benchmarks.rounds import Contender
@@ -68,11 +68,13 @@ def _ours(kind: Kind, rules: Sequence[Rule], names: Sequence[str], order: Sequen
 
 
 def _ours_keyed(kind: Kind, rules: Sequence[Rule], names: Sequence[str], order: Sequence[int]) -> Contender:
-    """As the service asks for an address, whose counters are made with each check."""
+    """As the middleware asks for an address, whose counters are made with each check."""
     limits, costs, decide = ours_limits(kind, rules), [1] * len(rules), MemoryStore(system_clock).decide
+    ready = [(limit_keys("ten_bench", "live", limit), limit) for limit in limits]
 
     def ask(name: str) -> object:
-        return decide(ours_counters(limits, name), costs)
+        named = text_of({"ip": name})
+        return decide([Counter(keys.prefix + named, limit, None, keys.overflow) for keys, limit in ready], costs)
 
     return Contender(ask, [(names[index],) for index in order])
 

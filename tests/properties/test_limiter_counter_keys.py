@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from apishield.core.counter_keys import counter_key, hash_tag, overflow_key
+from apishield.core.counter_keys import counter_key, hash_tag, limit_keys, subject_text, text_of
 from apishield.core.model import Algorithm, FixedWindow, Limit, SlidingWindow
 
 nasty = st.one_of(
@@ -49,6 +49,14 @@ def test_a_tenants_keys_lie_in_one_slot_whatever_the_subject(name: tuple[str, st
 
 
 @given(name=names)
+def test_a_key_is_what_its_limits_keys_begin_with_and_its_subject(name: tuple[str, str, str, dict[str, str]]) -> None:
+    tenant_id, environment, limit_id, subject = name
+    keys = limit_keys(tenant_id, environment, limit(limit_id))
+    assert key_of(*name) == keys.prefix + text_of(subject)
+    assert subject_text(key_of(*name)) == text_of(subject)
+
+
+@given(name=names)
 def test_keys_are_short_printable_ascii(name: tuple[str, str, str, dict[str, str]]) -> None:
     key = key_of(*name)
     assert key.isascii()
@@ -74,4 +82,4 @@ def test_the_algorithm_is_part_of_the_key_and_its_numbers_are_not() -> None:
 
 @pytest.mark.parametrize("subject", [{}, {"overflow": ""}, {"": "overflow"}])
 def test_no_subject_has_the_key_of_the_overflow(subject: dict[str, str]) -> None:
-    assert counter_key("t", "live", limit("l"), subject) != overflow_key("t", "live", limit("l"))
+    assert counter_key("t", "live", limit("l"), subject) != limit_keys("t", "live", limit("l")).overflow

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from apishield.core.counter_keys import counter_key, overflow_key
+from apishield.core.counter_keys import counter_key, limit_keys
 from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
 from apishield.core.rate_limiter import sliding_window
 from apishield.errors import StoreFull, StoreUnavailable
@@ -25,7 +25,7 @@ def counter(
     subject: str, rule: Algorithm | None = None, *, anonymous: bool = False, tenant_id: str = "ten_1"
 ) -> Counter:
     limit = Limit(id="lim_1", name="x", algorithm=rule or FixedWindow(2, MINUTE_US))
-    overflow = overflow_key(tenant_id, "live", limit) if anonymous else None
+    overflow = limit_keys(tenant_id, "live", limit).overflow if anonymous else None
     return Counter(counter_key(tenant_id, "live", limit, {"ip": subject}), limit, None, overflow)
 
 

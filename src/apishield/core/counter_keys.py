@@ -14,6 +14,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from apishield.core.model import Algorithm, Concurrency, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket
 
 MAX_PART_BYTES = 64
@@ -30,19 +32,33 @@ _CODES: Mapping[type[Algorithm], str] = {
 }
 
 
-def counter_key(tenant_id: str, environment: str, limit: Limit, subject: Mapping[str, str]) -> str:
-    """Names the state of ``limit`` for ``subject`` (what it counts by → who, such as ``{"ip": "192.0.2.1"}``)."""
-    prefix = _prefix(tenant_id, environment, limit.id, type(limit.algorithm))
+class LimitKeys(msgspec.Struct, frozen=True):
+    """The keys of a limit's counters: each is ``prefix`` and the ``text_of`` a subject.
+
+    ``overflow`` names the state that new anonymous subjects share while a store is full.
+    """
+
+    prefix: str
+    overflow: str
+
+
+def limit_keys(tenant_id: str, environment: str, limit: Limit) -> LimitKeys:
+    """The keys of the counters of ``limit``, whose beginning a check of many limits, or one of many checks, makes once."""
+    return _limit_keys(tenant_id, environment, limit.id, type(limit.algorithm))
+
+
+def text_of(subject: Mapping[str, str]) -> str:
+    """The part of a key that names ``subject`` (what is counted by → who, such as ``{"ip": "192.0.2.1"}``)."""
     if len(subject) == 1:
-        for name, value in subject.items():
-            if _is_plain(value):
-                return f"{prefix}{_part(name)}={value}"
-    return prefix + "|".join(f"{_part(name)}={_escape(value)}" for name, value in sorted(subject.items()))
+        ((name, value),) = subject.items()
+        if _is_plain(value):
+            return f"{_part(name)}={value}"
+    return "|".join(f"{_part(name)}={_escape(value)}" for name, value in sorted(subject.items()))
 
 
-def overflow_key(tenant_id: str, environment: str, limit: Limit) -> str:
-    """Names the state that new anonymous subjects of ``limit`` share while a store is full."""
-    return _prefix(tenant_id, environment, limit.id, type(limit.algorithm)) + OVERFLOW
+def counter_key(tenant_id: str, environment: str, limit: Limit, subject: Mapping[str, str]) -> str:
+    """Names the state of ``limit`` for ``subject``."""
+    return limit_keys(tenant_id, environment, limit).prefix + text_of(subject)
 
 
 def tenant_of(key: str) -> str:
@@ -56,7 +72,7 @@ def subject_text(key: str) -> str:
 
 
 def subject_of(text: str) -> dict[str, str]:
-    """What ``subject_text`` names, for people to read; a part that was too long is still its digest, ``#…``."""
+    """What a ``text_of`` a subject names, for people to read; a part that was too long is still its digest, ``#…``."""
     parts = (part.partition("=") for part in text.split("|"))
     return {unquote(name): "" if value == "%" else unquote(value) for name, _, value in parts}
 
@@ -77,8 +93,9 @@ def hash_tag(key: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _prefix(tenant_id: str, environment: str, limit_id: str, algorithm: type[Algorithm]) -> str:
-    return f"as:{{{_escape(tenant_id)}}}|{_escape(environment)}|{_escape(limit_id)}|{_CODES[algorithm]}|"
+def _limit_keys(tenant_id: str, environment: str, limit_id: str, algorithm: type[Algorithm]) -> LimitKeys:
+    prefix = f"as:{{{_escape(tenant_id)}}}|{_escape(environment)}|{_escape(limit_id)}|{_CODES[algorithm]}|"
+    return LimitKeys(prefix, prefix + OVERFLOW)
 
 
 @lru_cache(maxsize=1024)

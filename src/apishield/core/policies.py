@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from apishield.core.counter_keys import counter_key, overflow_key
+from apishield.core.counter_keys import limit_keys, text_of
 from apishield.core.endpoints import pattern_subject
 from apishield.core.headers import policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
@@ -88,14 +88,10 @@ class CompiledPolicy:
             subject[part] = value
         meter = self._meter_of(subject, now_us) if self._tables else self.meter
         limit = meter.limit
-        counter = Counter(
-            counter_key(facts.tenant_id, facts.environment, limit, subject),
-            limit,
-            meter.policy_id,
-            # Strangers can invent subjects without end: where a store is full, their new ones share a counter.
-            overflow_key(facts.tenant_id, facts.environment, limit) if facts.key_id is None else None,
-        )
-        return counter, meter
+        keys = limit_keys(facts.tenant_id, facts.environment, limit)
+        # Strangers can invent subjects without end: where a store is full, their new ones share a counter.
+        overflow_key = keys.overflow if facts.key_id is None else None
+        return Counter(keys.prefix + text_of(subject), limit, meter.policy_id, overflow_key), meter
 
     def _meter_of(self, subject: Mapping[str, str], now_us: int) -> Meter:
         """The subject's own meter where an override names it: exact before wildcard before the policy's."""

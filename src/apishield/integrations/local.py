@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from apishield.client.models import Cost, Report
 from apishield.core.abuse_detector.addresses import parse_address
-from apishield.core.counter_keys import counter_key, overflow_key
+from apishield.core.counter_keys import limit_keys, text_of
 from apishield.core.decision import Decision
 from apishield.core.model import Counter, Limit, Verdict
 from apishield.core.policies import Meter
@@ -50,8 +50,8 @@ class LocalGuard:
     ) -> None:
         self._clock = clock or _system_clock
         self._meters = [Meter(limit) for limit in _limits(limits)]
+        self._keys = [limit_keys(namespace, "live", meter.limit) for meter in self._meters]
         self._subject_name, self._subject = _subject(per)
-        self._namespace = namespace
         self.availability = Availability("The store of the limits", on_error, time.monotonic)
         self._store_url = store_url
         self._memory = MemoryStore(self._clock, shared=False) if store_url == MEMORY_URL else None
@@ -74,15 +74,10 @@ class LocalGuard:
     async def _decide(self, subject: str | None, cost: int) -> Decision:
         if subject is None:
             return _decided(render([], Verdict(admitted=True, now_us=self._clock(), outcomes=[])))
-        named = {self._subject_name: subject}
+        named = text_of({self._subject_name: subject})
         counters = [
-            Counter(
-                counter_key(self._namespace, "live", meter.limit, named),
-                meter.limit,
-                None,
-                overflow_key(self._namespace, "live", meter.limit),
-            )
-            for meter in self._meters
+            Counter(keys.prefix + named, meter.limit, None, keys.overflow)
+            for keys, meter in zip(self._keys, self._meters, strict=True)
         ]
         if self.availability.is_gone:
             self.availability.probe(lambda: self._verdict(counters, 0), PROBE_TIMEOUT_SECONDS)
