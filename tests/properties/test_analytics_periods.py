@@ -17,7 +17,9 @@ from apishield.analytics.periods import (
     place,
     previous,
     resolution,
+    runs,
     segments,
+    segments_of_steps,
     step_for,
     steps,
 )
@@ -124,6 +126,51 @@ def test_every_bucket_of_a_time_series_lies_whole_in_one_step(period: Period, st
             index = place(starts, bucket_s, segment.step)
             assert starts[index] <= bucket_s
             assert index + 1 == len(starts) or bucket_s + segment.step.seconds <= starts[index + 1]
+
+
+@given(period=periods, step=st.sampled_from(Step), zone=zones)
+def test_a_time_series_reads_few_buckets_each_whole_in_one_step_and_the_period_once(
+    period: Period, step: Step, zone: ZoneInfo
+) -> None:
+    assume(period.from_us < period.to_us)
+    period = Period(max(period.from_us, period.to_us - 90 * step.seconds * SECOND_US), period.to_us)
+    starts = steps(*period, step, zone)
+    found = segments_of_steps(*period, starts)
+    whole = period.whole_minutes()
+    assert_partition(found, whole.from_us // SECOND_US, whole.to_us // SECOND_US)
+    for segment in found:
+        for bucket_s in range(segment.start_s, segment.end_s, segment.step.seconds):
+            index = place(starts, bucket_s, segment.step)
+            assert starts[index] <= bucket_s
+            assert index + 1 == len(starts) or bucket_s + segment.step.seconds <= starts[index + 1]
+    if step is Step.DAY:  # 25 hours, and at the border of two days an hour in minutes
+        assert buckets(found) <= len(starts) * (25 + 60) + 60
+
+
+@given(period=periods, step=st.sampled_from(Step), zone=zones, days=days_kept)
+def test_a_time_series_of_what_is_kept_reads_the_buckets_that_its_summary_reads(
+    period: Period, step: Step, zone: ZoneInfo, days: tuple[int, int]
+) -> None:
+    assume(period.from_us < period.to_us)
+    period = Period(max(period.from_us, period.to_us - 90 * step.seconds * SECOND_US), period.to_us)
+    horizon = Horizon.at(NOW_S * SECOND_US, *days)
+    whole = segments(*period, horizon)
+    found = segments_of_steps(*period, steps(*period, step, zone), horizon)
+    assert_partition(found, whole[0].start_s, whole[-1].end_s)
+    for segment in found:
+        kept_from_s = {Step.MINUTE: horizon.minutes_from_s, Step.HOUR: horizon.hours_from_s, Step.DAY: 0}[segment.step]
+        assert segment.start_s >= kept_from_s
+
+
+@given(period=periods, step=st.sampled_from(Step), zone=zones, bucket=st.sampled_from(Step))
+def test_runs_tell_the_place_of_every_bucket(period: Period, step: Step, zone: ZoneInfo, bucket: Step) -> None:
+    assume(period.from_us < period.to_us)
+    starts = steps(max(period.from_us, period.to_us - 90 * step.seconds * SECOND_US), period.to_us, step, zone)
+    for bucket_s in range(floor(starts[0], bucket) - bucket.seconds, starts[-1] + DAY_S, bucket.seconds):
+        middle_s = bucket_s + bucket.seconds // 2
+        run = next((run for run in reversed(runs(starts)) if middle_s >= run.start_s), None)
+        told = 0 if run is None else min(run.first + (middle_s - run.start_s) // run.seconds, len(starts) - 1)
+        assert told == place(starts, bucket_s, bucket)
 
 
 @given(period=periods, zone=zones, days=days_kept)

@@ -11,6 +11,7 @@ import pytest
 from apishield.analytics.periods import (
     Horizon,
     Period,
+    Run,
     Segment,
     coarsest_within,
     parse_instant,
@@ -19,7 +20,9 @@ from apishield.analytics.periods import (
     place,
     previous,
     resolution,
+    runs,
     segments,
+    segments_of_steps,
     step_for,
     steps,
 )
@@ -216,6 +219,34 @@ def test_a_time_series_is_summed_from_the_longest_buckets_that_fit_its_steps(
 ) -> None:
     starts = steps(us("2026-11-20T00:00:00"), us("2026-11-23T00:00:00"), step, ZoneInfo(zone))
     assert coarsest_within(starts) is coarsest
+
+
+def test_days_of_a_half_hour_zone_take_minutes_around_their_midnights_only() -> None:
+    from_us, to_us = us("2026-11-19T18:30:00"), us("2026-11-22T18:30:00")
+    starts = steps(from_us, to_us, DAY, ZoneInfo("Asia/Kolkata"))
+    assert segments_of_steps(from_us, to_us, starts, Horizon.at(NOW_US)) == [
+        Segment(MINUTE, s("2026-11-19T18:30"), s("2026-11-19T19:00")),
+        Segment(HOUR, s("2026-11-19T19:00"), s("2026-11-20T18:00")),
+        Segment(MINUTE, s("2026-11-20T18:00"), s("2026-11-20T19:00")),
+        Segment(HOUR, s("2026-11-20T19:00"), s("2026-11-21T18:00")),
+        Segment(MINUTE, s("2026-11-21T18:00"), s("2026-11-21T19:00")),
+        Segment(HOUR, s("2026-11-21T19:00"), s("2026-11-22T18:00")),
+        Segment(MINUTE, s("2026-11-22T18:00"), s("2026-11-22T18:30")),
+    ]
+
+
+def test_where_minutes_are_gone_days_of_a_half_hour_zone_are_made_of_hours() -> None:
+    from_us, to_us = us("2026-11-01T00:00:00"), us("2026-11-04T00:00:00")
+    starts = steps(from_us, to_us, DAY, ZoneInfo("Asia/Kolkata"))
+    assert segments_of_steps(from_us, to_us, starts, Horizon.at(NOW_US)) == [
+        Segment(HOUR, s("2026-11-01T00:00"), s("2026-11-04T00:00"))
+    ]
+
+
+def test_steps_of_one_length_are_one_run() -> None:
+    autumn = steps(us("2026-10-23T22:00:00"), us("2026-10-27T23:00:00"), DAY, BERLIN)
+    assert runs(autumn) == [Run(autumn[0], 86400, 0), Run(autumn[1], 90000, 1), Run(autumn[2], 86400, 2)]
+    assert runs(autumn[:1]) == runs([]) == []
 
 
 def test_midnights_that_clocks_skip_and_days_that_a_zone_skipped() -> None:

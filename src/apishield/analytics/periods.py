@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -48,6 +49,14 @@ class Segment(NamedTuple):
     step: Step
     start_s: int
     end_s: int
+
+
+class Run(NamedTuple):
+    """Steps of a chart that are equally long: the first of them is number ``first`` and begins at ``start_s``."""
+
+    start_s: int
+    seconds: int
+    first: int
 
 
 class Horizon(NamedTuple):
@@ -128,6 +137,19 @@ def segments(from_us: int, to_us: int, horizon: Horizon | None = None, coarsest:
     )
 
 
+def segments_of_steps(
+    from_us: int, to_us: int, starts_s: Sequence[int], horizon: Horizon | None = None
+) -> list[Segment]:
+    """As ``segments``, for a chart: no bucket lies across one of ``starts_s``, unless only longer ones are kept.
+
+    Days of a zone that is half an hour off are put together from hours, and from minutes only around their midnights.
+    """
+    found = segments(from_us, to_us, horizon, coarsest_within(starts_s))
+    if len(starts_s) > 1 and starts_s[1] - starts_s[0] <= HOUR_S:
+        return found
+    return _joined(piece for part in found for piece in _between(part, starts_s))
+
+
 def resolution(from_us: int, to_us: int, horizon: Horizon) -> Step:
     """How exactly the edges of a period are met: ``minute``, or longer where the minutes around an edge are deleted."""
     whole = Period(from_us, to_us).whole_minutes()
@@ -176,6 +198,15 @@ def coarsest_within(starts_s: Sequence[int]) -> Step:
         if all(start_s % step.seconds == 0 for start_s in starts_s):
             return step
     return Step.MINUTE
+
+
+def runs(starts_s: Sequence[int]) -> list[Run]:
+    """The steps that begin at ``starts_s``, all but the last, whose end they do not tell; few, as clocks seldom change."""
+    found: list[Run] = []
+    for number, (start_s, next_s) in enumerate(pairwise(starts_s)):
+        if not found or found[-1].seconds != next_s - start_s:
+            found.append(Run(start_s, next_s - start_s, number))
+    return found
 
 
 def place(starts_s: Sequence[int], bucket_s: int, step: Step) -> int:
@@ -250,6 +281,15 @@ def _cover(start_s: int, end_s: int, finest: Step, coarsest: Step) -> list[Segme
         Segment(longest, inner_start_s, inner_end_s),
         *_cover(inner_end_s, end_s, finest, shorter[-1]),
     ]
+
+
+def _between(part: Segment, starts_s: Sequence[int]) -> list[Segment]:
+    """The same time in hours, and minutes only where an hour would lie across one of ``starts_s``."""
+    if part.step is not Step.MINUTE:
+        return [part]
+    inner = (floor(start_s, Step.MINUTE) for start_s in starts_s if part.start_s < start_s < part.end_s)
+    cuts = [part.start_s, *inner, part.end_s]
+    return [piece for start_s, end_s in pairwise(cuts) for piece in _cover(start_s, end_s, Step.MINUTE, Step.HOUR)]
 
 
 def _joined(parts: Iterable[Segment]) -> list[Segment]:
