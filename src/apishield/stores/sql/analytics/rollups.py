@@ -24,7 +24,6 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
-    union,
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,7 +32,6 @@ from apishield.analytics.periods import Segment
 from apishield.analytics.rollup import ADMITTED, OTHER, Dims
 from apishield.analytics.steps import Step
 from apishield.core.records import Environment
-from apishield.errors import PROBLEMS
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection, Sums
 from apishield.stores.sql.dialects import added_up
 from apishield.stores.sql.ledger.statements import is_postgresql
@@ -218,12 +216,6 @@ class RollupReader:
         if after is not None:
             where.append(tuple_(*keys) > tuple_(*after) if len(keys) > 1 else keys[0] > after[0])
         statement = select(*keys).where(*where).distinct().order_by(*keys).limit(limit)
-        if tuple(by) == ("key_id",):
-            # The index has the keys of each code in order: a page costs the same however many keys there are.
-            codes = sorted(plan.selection.codes or {ADMITTED, *PROBLEMS})
-            parts = [select(*keys).where(*where, series.c.code == code).order_by(*keys).limit(limit) for code in codes]
-            some = union(*(select(part.subquery()) for part in parts)).subquery()
-            statement = select(some.c.key_id).order_by(some.c.key_id).limit(limit)
         return [tuple(row) for row in await self.connection.execute(statement)]
 
     async def _source(

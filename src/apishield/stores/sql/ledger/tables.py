@@ -56,6 +56,8 @@ series = Table(
     _text("method"),
     _text("country"),
     UniqueConstraint("set_id", "code", "key_id", "customer_id", "endpoint", "method", "country"),
+    Index(None, "set_id", "key_id"),  # for questions about some keys or customers, whatever their codes
+    Index(None, "set_id", "customer_id"),
 )
 
 MEASURES = (
