@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -30,7 +31,7 @@ from apishield.services.analytics.questions import OUTCOMES, Filters, Question, 
 from apishield.services.analytics.service import AnalyticsService
 from apishield.services.analytics.timeseries import GROUPINGS, GroupBy
 from apishield.services.ledger import LedgerService
-from apishield.stores.sql.analytics import rollups
+from apishield.stores.sql.analytics import rollups, sources
 from apishield.stores.sql.analytics.plan import Group, Selection, Sums
 from apishield.stores.sql.database import Database
 from tests.support.clock import START_US, ManualClock
@@ -350,6 +351,32 @@ def step_of(at_us: int, step: Step, time_zone: str) -> int:
     at = datetime.fromtimestamp(at_us // SECOND_US, ZoneInfo(time_zone))
     start = at.replace(minute=0, second=0) if step is Step.HOUR else at.replace(hour=0, minute=0, second=0)
     return int(start.timestamp())
+
+
+SOUGHT = {  # how rows of few series are found: one by one, among those between them, with those of all others
+    "one by one": ("_MOST_BETWEEN", 0),
+    "between": ("_MOST_BETWEEN", 1_000_000),
+    "by bucket": ("_MOST_SEEKS", 0),
+    "with all": ("_MOST_SOUGHT_SERIES", 0),
+}
+
+
+async def test_answers_are_the_same_however_rows_are_found(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, list[Any]] = {}
+    for way, (name, value) in SOUGHT.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(sources, name, value)
+            answers[way] = [
+                await answer
+                for rng, question in islice(questions(traffic), 12)
+                for answer in (
+                    traffic.analytics.summary(question),
+                    traffic.analytics.breakdown(question, rng.choice(list(KINDS)), order="p95", limit=2),
+                    traffic.analytics.timeseries(question, None, rng.choice(list(GROUPINGS)), limit=2),
+                )
+            ]
+    first, *others = answers.values()
+    assert all(other == first for other in others)
 
 
 async def test_the_sum_of_a_timeseries_is_the_summary_however_old_the_period_is(traffic: Traffic) -> None:

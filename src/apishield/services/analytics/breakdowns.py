@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from apishield.services.analytics.figures import Figures, figures_of, merged, only_counts
+from apishield.services.analytics.figures import Figures, figures_of, latencies_of, only_counts
 from apishield.services.analytics.planner import Covered, planned
 from apishield.services.analytics.questions import Question
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Sums
@@ -52,8 +52,9 @@ async def _top(reader: RollupReader, plan: Plan, by: Sequence[Column], order: Or
     if order != "p95":
         return await reader.top(plan, by, order=order, limit=limit)
     busiest = await reader.top(plan, by, order="requests", limit=SLOWEST_AMONG)
-    latencies = await merged(await reader.latencies(plan, by, busiest)) if busiest else {}
-    p95 = {group: histogram.quantile(0.95) or 0 for group, histogram in latencies.items()}
+    found = await reader.figures(plan, by, busiest) if busiest else []
+    latencies = await latencies_of([(group, histograms) for group, _, histograms in found])
+    p95 = {group: latency.p95 or 0 for group, latency in latencies.items()}
     return sorted(busiest, key=lambda group: -p95.get(group, -1))[:limit]
 
 

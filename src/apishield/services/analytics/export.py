@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from apishield.analytics.steps import Step
-from apishield.services.analytics.planner import place_of, planned, planned_steps, starts_of
+from apishield.services.analytics.planner import planned, planned_steps, starts_of
 from apishield.services.analytics.questions import Question
 from apishield.stores.sql.analytics.names import NameReader
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Sums
@@ -99,16 +99,12 @@ async def _page(
     groups: Sequence[Group],
     starts_s: Sequence[int],
 ) -> list[Row]:
-    columns: tuple[Column, ...] = ("middle", *by) if table.by_day else tuple(by)
-    sums: dict[_Cell, Sums] = {}
-    for found, measured in await reader.sums(plan, columns, groups if by else None):
-        cell = _cell(found, starts_s, by_day=table.by_day)
-        sums.setdefault(cell, Sums()).add(measured)
+    columns: tuple[Column, ...] = ("place", *by) if table.by_day else tuple(by)
+    some = groups if by else None
+    sums = {_cell(found, by_day=table.by_day): measured for found, measured in await reader.sums(plan, columns, some)}
     units: dict[_Cell, dict[str, int]] = defaultdict(dict)
-    if table.units:
-        for found, unit, cost in await reader.units(plan, columns, groups if by else None):
-            costs = units[_cell(found, starts_s, by_day=table.by_day)]
-            costs[unit] = costs.get(unit, 0) + cost
+    for found, unit, cost in await reader.units(plan, columns, some) if table.units else ():
+        units[_cell(found, by_day=table.by_day)][unit] = cost
     labels = await _labels(names, table.subject, groups)
     days = _days(starts_s, table.question.time_zone)
     return [
@@ -122,8 +118,8 @@ async def _page(
     ]
 
 
-def _cell(found: Group, starts_s: Sequence[int], *, by_day: bool) -> _Cell:
-    return (found[1:], place_of(int(found[0]), starts_s)) if by_day else (found, 0)
+def _cell(found: Group, *, by_day: bool) -> _Cell:
+    return (found[1:], int(found[0])) if by_day else (found, 0)
 
 
 def _days(starts_s: Sequence[int], time_zone: str) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Final
 
 import msgspec
 
-from apishield.analytics.histogram import Histogram, sum_histograms
+from apishield.analytics.histogram import sum_histograms
 from apishield.analytics.reports import Latency, latency
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Sums
-from apishield.stores.sql.analytics.rollups import Groups, RollupReader
+from apishield.stores.sql.analytics.rollups import RollupReader
+from apishield.stores.sql.analytics.sources import Groups
 
-_MERGED_AT_ONCE: Final = 500  # more would hold up the event loop for milliseconds
+_BYTES_READ_AT_ONCE: Final = 40_000  # of histograms: more would hold up the event loop for milliseconds
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -37,14 +38,14 @@ async def figures_of(
 
     Where the plan asks for a class of status, nothing but counts is known: rollups do not tell the others apart by it.
     """
-    sums = await reader.sums(plan, by, groups)
     if plan.selection.status is not None:
-        return {group: Figures(only_counts(found)) for group, found in sums}
+        return {group: Figures(only_counts(found)) for group, found in await reader.sums(plan, by, groups)}
+    found = await reader.figures(plan, by, groups)
     units: dict[Group, dict[str, int]] = defaultdict(dict)
     for group, unit, cost in await reader.units(plan, by, groups):
         units[group][unit] = cost
-    latencies = await merged(await reader.latencies(plan, by, groups))
-    return {group: Figures(found, units.get(group, {}), latency(latencies.get(group))) for group, found in sums}
+    latencies = await latencies_of([(group, histograms) for group, _, histograms in found])
+    return {group: Figures(sums, units.get(group, {}), latencies.get(group, Latency())) for group, sums, _ in found}
 
 
 def only_counts(sums: Sums) -> Sums:
@@ -52,15 +53,12 @@ def only_counts(sums: Sums) -> Sums:
     return Sums(requests=sums.requests, allowed=sums.allowed)
 
 
-async def merged(rows: Sequence[tuple[Group, bytes]]) -> dict[Group, Histogram]:
-    """The histograms by group. Many are merged in a thread, so that checks are answered meanwhile."""
-    if len(rows) <= _MERGED_AT_ONCE:
-        return _merge(rows)
-    return await asyncio.to_thread(_merge, rows)
+async def latencies_of(found: Sequence[tuple[Group, bytes]]) -> dict[Group, Latency]:
+    """The latencies by group, of histograms one after the other. Many are read in a thread: checks are answered meanwhile."""
+    if sum(len(histograms) for _, histograms in found) <= _BYTES_READ_AT_ONCE:
+        return _latencies_of(found)
+    return await asyncio.to_thread(_latencies_of, found)
 
 
-def _merge(rows: Iterable[tuple[Group, bytes]]) -> dict[Group, Histogram]:
-    blobs: dict[Group, list[bytes]] = defaultdict(list)
-    for group, blob in rows:
-        blobs[group].append(blob)
-    return {group: sum_histograms(each) for group, each in blobs.items()}
+def _latencies_of(found: Iterable[tuple[Group, bytes]]) -> dict[Group, Latency]:
+    return {group: latency(sum_histograms([histograms])) for group, histograms in found if histograms}

@@ -101,11 +101,12 @@ class LiveService:
         """What the ledger has of the last minutes, by minute."""
         start_s = floor(self._clock() // SECOND_US, Step.MINUTE) - _LOOKED_BACK_S
         segment = Segment(Step.MINUTE, start_s, start_s + _LOOKED_BACK_S + HOUR_S)  # a node's clock may be ahead
-        plan = Plan(dims_of(question.selection, ()), [segment], question.selection)
+        starts_s = range(segment.start_s, segment.end_s, MINUTE_S)
+        plan = Plan(dims_of(question.selection, ()), [segment], question.selection, starts_s)
         async with self._database.read() as tx:
             reader = RollupReader(tx.connection, question.tenant_id, question.environment)
-            rows: list[tuple[Group, Sums]] = await reader.sums(plan, ("middle",))
-        return {int(middle): sums for (middle,), sums in rows}
+            rows: list[tuple[Group, Sums]] = await reader.sums(plan, ("place",))
+        return {starts_s[int(place)]: sums for (place,), sums in rows}
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

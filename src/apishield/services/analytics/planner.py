@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Final
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from apishield.analytics.periods import Horizon, Period, coarsest_within, resolution, segments, steps
+from apishield.analytics.periods import Horizon, Period, resolution, segments, segments_of_steps, steps
 from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import Step
 from apishield.errors import Fault, ProblemError
@@ -22,7 +21,7 @@ _COLUMNS: Final[Mapping[Dims, frozenset[str]]] = {  # smallest first
     Dims.ENDPOINT: frozenset({"endpoint", "method"}),
     Dims.KEY: frozenset({"key_id", "customer_id"}),
 }
-_OF_ALL_SETS: Final = frozenset({"middle", "code"})
+_OF_ALL_SETS: Final = frozenset({"place", "code"})
 
 
 class Covered(msgspec.Struct, frozen=True):
@@ -50,14 +49,8 @@ def starts_of(question: Question, step: Step) -> list[int]:
 
 def planned_steps(question: Question, by: Sequence[Column], starts_s: Sequence[int]) -> Plan:
     """The plan for sums by ``by`` and by steps that begin at ``starts_s``."""
-    horizon = Horizon.at(question.now_us)
-    parts = segments(*question.period, horizon, coarsest_within(starts_s))
-    return Plan(dims_of(question.selection, by), parts, question.selection)
-
-
-def place_of(middle_s: int, starts_s: Sequence[int]) -> int:
-    """The step in which a row counts whose bucket has this middle; where it lies before all, the first."""
-    return max(0, bisect_right(starts_s, middle_s) - 1)
+    parts = segments_of_steps(*question.period, starts_s, Horizon.at(question.now_us))
+    return Plan(dims_of(question.selection, by), parts, question.selection, starts_s)
 
 
 def dims_of(selection: Selection, by: Sequence[Column]) -> Dims:

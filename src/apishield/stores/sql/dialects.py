@@ -1,11 +1,26 @@
-"""Where the two databases differ in statements: inserting or updating in one, looking into JSON, sums that can't overflow."""
+"""Where the two databases differ in statements: inserting or updating in one, looking into JSON, lists, what adds up."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Column, ColumnElement, Table, Text, cast, func, type_coerce
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Column,
+    ColumnElement,
+    LargeBinary,
+    Table,
+    Text,
+    any_,
+    cast,
+    func,
+    literal,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
@@ -35,6 +50,23 @@ def _compile_total(element: added_up, compiler: SQLCompiler, **options: Any) -> 
     return f"total({compiler.process(element.clauses, **options)})"
 
 
+class joined(GenericFunction[bytes]):  # noqa: N801  named as a function of SQL
+    """Bytes one after the other, in any order; NULL where there are none."""
+
+    type = LargeBinary()
+    inherit_cache = True
+
+
+@compiles(joined)
+def _compile_joined(element: joined, compiler: SQLCompiler, **options: Any) -> str:
+    return f"string_agg({compiler.process(element.clauses, **options)}, '')"
+
+
+@compiles(joined, "sqlite")
+def _compile_concatenated(element: joined, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST(group_concat({compiler.process(element.clauses, **options)}, '') AS BLOB)"
+
+
 def upsert(
     connection: AsyncConnection,
     table: Table,
@@ -49,6 +81,14 @@ def upsert(
     return statement.on_conflict_do_update(
         index_elements=list(key), set_=values(new), where=None if where is None else where(new)
     )
+
+
+def among(connection: AsyncConnection, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+    """``column`` has one of ``values``, numbers or texts: one parameter for all of them, as each costs its time."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal(list(values), ARRAY(column.type)))
+    listed = func.json_each(literal(json.dumps(list(values)))).table_valued("value")
+    return column.in_(select(listed.c.value))
 
 
 def array_length(connection: AsyncConnection, column: Column[Any]) -> ColumnElement[int]:

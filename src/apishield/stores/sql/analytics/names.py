@@ -8,9 +8,8 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from apishield.stores.sql.dialects import among
 from apishield.stores.sql.tables import customers, keys
-
-_AT_ONCE = 500
 
 
 class KeyName(msgspec.Struct, frozen=True):
@@ -38,22 +37,13 @@ class NameReader:
     async def keys(self, ids: Iterable[str]) -> Mapping[str, KeyName]:
         """The names of keys by id."""
         columns = (keys.c.id, keys.c.name, keys.c.hint, keys.c.customer_id)
-        found: dict[str, KeyName] = {}
-        for some in _slices(ids):
-            statement = select(*columns).where(keys.c.tenant_id == self._tenant_id, keys.c.id.in_(some))
-            found.update({row.id: KeyName(*row[1:]) for row in await self._connection.execute(statement)})
-        return found
+        named = among(self._connection, keys.c.id, [each for each in ids if each])
+        statement = select(*columns).where(keys.c.tenant_id == self._tenant_id, named)
+        return {row.id: KeyName(*row[1:]) for row in await self._connection.execute(statement)}
 
     async def customers(self, ids: Iterable[str]) -> Mapping[str, CustomerName]:
         """The names of customers by id."""
         columns = (customers.c.id, customers.c.name, customers.c.external_id)
-        found: dict[str, CustomerName] = {}
-        for some in _slices(ids):
-            statement = select(*columns).where(customers.c.tenant_id == self._tenant_id, customers.c.id.in_(some))
-            found.update({row.id: CustomerName(*row[1:]) for row in await self._connection.execute(statement)})
-        return found
-
-
-def _slices(ids: Iterable[str]) -> Iterable[list[str]]:
-    wanted = [each for each in ids if each]
-    return (wanted[start : start + _AT_ONCE] for start in range(0, len(wanted), _AT_ONCE))
+        named = among(self._connection, customers.c.id, [each for each in ids if each])
+        statement = select(*columns).where(customers.c.tenant_id == self._tenant_id, named)
+        return {row.id: CustomerName(*row[1:]) for row in await self._connection.execute(statement)}

@@ -11,8 +11,8 @@ from apishield.analytics.periods import Segment
 from apishield.analytics.reports import error_rate
 from apishield.analytics.rollup import Dims
 
-Column = Literal["middle", "code", "key_id", "customer_id", "endpoint", "method", "country"]
-"""What sums can be told apart by; ``middle`` is that of a row's bucket, in epoch seconds, whatever length it has."""
+Column = Literal["place", "code", "key_id", "customer_id", "endpoint", "method", "country"]
+"""What sums can be told apart by; ``place`` is the number of the step of the plan in which a row counts, from 0 on."""
 
 Group = tuple[str | int, ...]
 """The values of the columns that sums are told apart by, in their order."""
@@ -39,11 +39,15 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A question to the rollups: of the set ``dims``, within ``segments``, the series of ``selection``."""
+    """A question to the rollups: of the set ``dims``, within ``segments``, the series of ``selection``.
+
+    ``starts_s``, in epoch seconds, are where the steps begin that sums by ``place`` tell apart.
+    """
 
     dims: Dims
     segments: Sequence[Segment]
     selection: Selection = Selection()
+    starts_s: Sequence[int] = ()
 
 
 class Sums(msgspec.Struct):

@@ -1,0 +1,188 @@
+"""Which rows of the rollups a question reads: those of its set and buckets; where few series are asked for, only theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Subquery,
+    case,
+    func,
+    literal,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from apishield.analytics.periods import Segment, runs
+from apishield.analytics.rollup import Dims
+from apishield.analytics.steps import Step
+from apishield.core.records import Environment
+from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection
+from apishield.stores.sql.dialects import added_up, among
+from apishield.stores.sql.ledger.statements import is_postgresql
+from apishield.stores.sql.ledger.tables import (
+    rollup_day,
+    rollup_hour,
+    rollup_minute,
+    rollup_units,
+    series,
+    series_sets,
+)
+
+Groups = Sequence[Group]
+Source = tuple[Subquery, list[ColumnElement[bool]]]
+"""The rows, and what must still hold of their series."""
+
+TABLES: Final = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
+_MOST_SOUGHT_SERIES: Final = 2_000
+_MOST_SEEKS: Final = 60_000
+_MOST_BETWEEN: Final = 2
+"""Ids are read from the first to the last where that is at most so many times as many as are sought."""
+
+_Wanted = tuple[int, Selection, tuple[Column, ...], tuple[Group, ...] | None]
+
+
+class Sources:
+    """Finds the rows for plans within one tenant and environment."""
+
+    def __init__(self, connection: AsyncConnection, tenant_id: str, environment: Environment) -> None:
+        self._connection = connection
+        self._tenant_id = tenant_id
+        self._environment = environment
+        self._is_postgresql = is_postgresql(connection)
+        self._set_ids: dict[str, int] | None = None
+        self._ids: dict[_Wanted, list[int] | None] = {}  # a reader has one moment: what was looked up stays true
+
+    async def set_id(self, dims: Dims) -> int | None:
+        """The one place of tenancy: every query of a reader is bound to a set that was found here."""
+        if self._set_ids is None:
+            columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id]
+            if self._is_postgresql:
+                # A plan for any period and any number of series suits few: each is planned for its own. Ends with the view.
+                columns.append(func.set_config("plan_cache_mode", "force_custom_plan", true()))
+            statement = select(*columns).where(
+                series_sets.c.tenant_id == self._tenant_id, series_sets.c.environment == self._environment.value
+            )
+            self._set_ids = {row.dims: row.id for row in await self._connection.execute(statement)}
+        return self._set_ids.get(dims.value)
+
+    async def rows(
+        self, plan: Plan, by: Sequence[Column], groups: Groups | None, measures: Sequence[str], *, whole: bool = False
+    ) -> Source | None:
+        """The sums of ``measures`` by series, or, where places are told apart or ``whole`` is true, the rows as they are.
+
+        ``None``: there are none.
+        """
+        found = await self._which(plan, by, groups)
+        if found is None:
+            return None
+        set_id, sought, known = found
+        parts = []
+        for step, segments in _by_step(plan):
+            columns = TABLES[step].c
+            where = [columns.set_id == set_id, *self._within(columns, step, segments, sought)]
+            if whole or "place" in by:
+                place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
+                parts.append(select(columns.series_id, *place, *(columns[name] for name in measures)).where(*where))
+            else:
+                sums = [added_up(columns[name]).label(name) for name in measures]
+                parts.append(select(columns.series_id, *sums).where(*where).group_by(columns.series_id))
+        return _together(parts), known
+
+    async def units(self, plan: Plan, by: Sequence[Column], groups: Groups | None) -> Source | None:
+        """The rows of units other than requests; ``None`` where there are none."""
+        found = await self._which(plan, by, groups)
+        if found is None:
+            return None
+        set_id, sought, known = found
+        columns = rollup_units.c
+        parts = []
+        for step, segments in _by_step(plan):
+            where = [columns.step == step.value, columns.set_id == set_id]
+            where += self._within(columns, step, segments, sought)
+            place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
+            parts.append(select(columns.series_id, *place, columns.unit, columns.cost).where(*where))
+        return _together(parts), known
+
+    async def _which(
+        self, plan: Plan, by: Sequence[Column], groups: Groups | None
+    ) -> tuple[int, list[int] | None, list[ColumnElement[bool]]] | None:
+        """The set, the ids of its series where they are few, and what must hold of a series."""
+        set_id = await self.set_id(plan.dims)
+        if set_id is None or not plan.segments:
+            return None
+        known = [*of_series(set_id, plan.selection), *self._of_groups(by, groups)]
+        if len(known) == 1:
+            return set_id, None, known
+        names = () if groups is None else tuple(name for name in by if name != "place")
+        wanted = (set_id, plan.selection, names, None if groups is None else tuple(groups))
+        if wanted not in self._ids:
+            statement = select(series.c.id).where(*known).limit(_MOST_SOUGHT_SERIES + 1)
+            ids = list(await self._connection.scalars(statement))
+            self._ids[wanted] = ids if len(ids) <= _MOST_SOUGHT_SERIES else None
+        sought = self._ids[wanted]
+        if sought == []:
+            return None
+        return set_id, sought, known if sought is None else [among(self._connection, series.c.id, sought)]
+
+    def _within(
+        self, columns: Any, step: Step, segments: Sequence[Segment], sought: list[int] | None
+    ) -> list[ColumnElement[bool]]:
+        """Only the buckets of ``segments``, all of one step, and only rows of the series that are sought."""
+        buckets = [bucket_s for part in segments for bucket_s in range(part.start_s, part.end_s, step.seconds)]
+        if sought is not None and len(sought) * len(buckets) <= _MOST_SEEKS:
+            return [among(self._connection, columns.bucket, buckets), self._of_ids(columns.series_id, sought)]
+        where = [among(self._connection, columns.bucket, buckets)]
+        if len(segments) == 1:
+            where = [columns.bucket >= segments[0].start_s, columns.bucket < segments[0].end_s]
+        return where if sought is None else [*where, among(self._connection, columns.series_id, sought)]
+
+    def _of_ids(self, column: ColumnElement[int], sought: list[int]) -> ColumnElement[bool]:
+        """Rows of these series; where they lie close together, those between them too, for to go on is less than to seek."""
+        first, last = min(sought), max(sought)
+        if last - first < _MOST_BETWEEN * len(sought):
+            return column.between(first, last)
+        return among(self._connection, column, sought)
+
+    def _of_groups(self, by: Sequence[Column], groups: Groups | None) -> list[ColumnElement[bool]]:
+        names = [name for name in by if name != "place"]
+        if groups is None or not names:
+            return []
+        if len(names) == 1:
+            return [among(self._connection, series.c[names[0]], [group[0] for group in groups])]
+        return [tuple_(*(series.c[name] for name in names)).in_(list(groups))]
+
+
+def of_series(set_id: int, selection: Selection) -> list[ColumnElement[bool]]:
+    """What must hold of the series of a set that are selected."""
+    conditions: list[ColumnElement[bool]] = [series.c.set_id == set_id]
+    if selection.codes is not None:
+        conditions.append(series.c.code.in_(sorted(selection.codes)))
+    conditions += [series.c[name] == value for name, value in selection.columns().items()]
+    return conditions
+
+
+def _by_step(plan: Plan) -> list[tuple[Step, list[Segment]]]:
+    """The segments of each table: there may be many, as at the midnights of a zone that is half an hour off."""
+    return [(step, found) for step in Step if (found := [part for part in plan.segments if part.step is step])]
+
+
+def _together(parts: Sequence[Select[Any]]) -> Subquery:
+    return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("r")
+
+
+def _place(bucket: ColumnElement[int], step: Step, starts_s: Sequence[int]) -> ColumnElement[int]:
+    """In which of the steps a bucket counts; as ``periods.place``, from the few runs of steps that are equally long."""
+    half_s, last = step.seconds // 2, len(starts_s) - 1
+    cases: list[tuple[ColumnElement[bool], Any]] = [(bucket >= starts_s[last] - half_s, literal(last, BigInteger))]
+    for run in reversed(runs(starts_s)):
+        start_s = run.start_s - half_s
+        cases.append((bucket >= start_s, (bucket - start_s) // run.seconds + run.first))
+    return case(*cases, else_=literal(0, BigInteger)).label("place")
