@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.stores.sql.ledger.arrays import blobs, integers, texts, understand_arrays
 from apishield.stores.sql.ledger.latency import LOOSE_ON_POSTGRESQL, SQLITE_FUNCTION, packed
-from apishield.stores.sql.ledger.statements import Row, is_postgresql, run_many
+from apishield.stores.sql.ledger.statements import Row, is_postgresql, run, run_many
 
 ROWS_AT_ONCE: Final = 20_000
+_STAGE: Final = "rollup_rows"
 _LARGEST: Final = 1 << 62
 _TOLD: Final = frozenset({"cost", "bytes", "latency_us"})
 """Sums of what clients say, where a few lies could add up to anything. Rows of ``rows`` add at most 2⁶¹ at once."""
@@ -34,8 +35,7 @@ async def add_levels(connection: AsyncConnection, levels: Iterable[tuple[Table, 
     Where tables are given the same rows, they are made ready for the database once.
     """
     if not is_postgresql(connection):
-        for table, seconds, rows in levels:
-            await run_many(connection, _sqlite(table, seconds), rows)
+        await _add_on_sqlite(connection, levels)
         return
     await understand_arrays(connection)
     last: Sequence[Row] | None = None
@@ -50,6 +50,26 @@ async def add_levels(connection: AsyncConnection, levels: Iterable[tuple[Table, 
                 await _pack(connection, table, result.all())
 
 
+async def _add_on_sqlite(connection: AsyncConnection, levels: Iterable[tuple[Table, int, Sequence[Row]]]) -> None:
+    """Rows of rollups are handed over once, into a table of the connection's own, and added from there to all levels."""
+    staged: Sequence[Row] | None = None
+    for table, seconds, rows in levels:
+        if "latency" not in table.c:
+            values = _names("?" for _ in table.c)
+            await run_many(connection, _sqlite(table, f"VALUES ({values})"), rows)
+        elif rows:
+            columns = _names(table.c.keys())
+            if rows is not staged:
+                staged = rows
+                await run(connection, f"CREATE TEMP TABLE IF NOT EXISTS {_STAGE} ({columns})")
+                await run(connection, f"DELETE FROM {_STAGE}")  # noqa: S608  a name of ours
+                values = _names("?" for _ in table.c)
+                await run_many(connection, f"INSERT INTO {_STAGE} VALUES ({values})", rows)  # noqa: S608  a name of ours
+            floored = _names(_floored(name, name, seconds) for name in table.c.keys())  # noqa: SIM118
+            # ``WHERE true``: else ON would be taken for a join's.
+            await run(connection, _sqlite(table, f"SELECT {floored} FROM {_STAGE} WHERE true"))  # noqa: S608
+
+
 async def _pack(connection: AsyncConnection, table: Table, loose: Sequence[Any]) -> None:
     """Packs the latency of rows that were just written, so that they are locked and nobody appends meanwhile."""
     key = " AND ".join(f"{column.name} = ?" for column in table.primary_key)
@@ -58,7 +78,7 @@ async def _pack(connection: AsyncConnection, table: Table, loose: Sequence[Any])
 
 
 @cache
-def _sqlite(table: Table, seconds: int) -> str:
+def _sqlite(table: Table, source: str) -> str:
     sums = [
         f"{name} = CASE WHEN excluded.{name} IS NULL THEN {name} WHEN {name} IS NULL THEN excluded.{name} "
         f"WHEN length({name}) < 256 THEN CAST({name} || excluded.{name} AS BLOB) "
@@ -67,9 +87,8 @@ def _sqlite(table: Table, seconds: int) -> str:
         else f"{name} = {_sum(name, name)}"
         for name in _summed(table)
     ]
-    places = _names(_floored(name, f"?{number}", seconds) for number, name in enumerate(table.c.keys(), 1))
     return (
-        f"INSERT INTO {table.name} ({_names(table.c.keys())}) VALUES ({places}) "  # noqa: S608  names of ours
+        f"INSERT INTO {table.name} ({_names(table.c.keys())}) {source} "
         f"ON CONFLICT ({_names(table.primary_key.columns.keys())}) DO UPDATE SET {', '.join(sums)}"
     )
 
@@ -85,7 +104,8 @@ def _postgresql(table: Table, seconds: int) -> str:
     ]
     key = _names(table.primary_key.columns.keys())
     columns = _names(table.c.keys())
-    values = _names(_floored(name, f"n.{name}", seconds) for name in table.c.keys())  # noqa: SIM118
+    # The driver takes % for a parameter.
+    values = _names(_floored(name, f"n.{name}", seconds, "%%") for name in table.c.keys())  # noqa: SIM118
     arrays = _names("%b" for _ in table.c)
     statement = (
         f"INSERT INTO {table.name} AS r ({columns}) SELECT {values} FROM unnest({arrays}) AS n ({columns}) "  # noqa: S608
@@ -108,8 +128,7 @@ def _sum(name: str, before: str) -> str:
     return f"CASE WHEN {before} < {_LARGEST} THEN {total} ELSE {before} END" if name in _TOLD else total
 
 
-def _floored(name: str, value: str, seconds: int) -> str:
-    modulo = "%" if value.startswith("?") else "%%"  # the driver of PostgreSQL takes % for a parameter
+def _floored(name: str, value: str, seconds: int, modulo: str = "%") -> str:
     return f"{value} - {value} {modulo} {seconds}" if name == "bucket" and seconds > 1 else value
 
 
