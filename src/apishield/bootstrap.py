@@ -359,6 +359,7 @@ class Runtime:
             self.clock,
             self.usage,
             live_nodes=lambda: self.live_nodes,
+            place_of=redis.place_of,
             is_kept=self.usage.keeps,
             on_healed=self._store_healed,
         )

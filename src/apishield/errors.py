@@ -132,6 +132,12 @@ class StoreFull(StoreUnavailable):
     told = "The counters have no room for a new one now."
 
 
+class QuotaUnknown(StoreUnavailable):
+    """The ledger could not say, or not in time, what was used of a quota. The store itself works, and charged nothing."""
+
+    told = "What was used of the quota can't be told now."
+
+
 class NoAnswer(StoreUnavailable):
     """The store of the counters was asked and gave no answer: what was asked may have been done, or may yet be."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from apishield.core.model import (
     FixedWindow,
     Limit,
     Once,
+    OnStoreFailure,
     Quota,
     SlidingWindow,
     TokenBucket,
@@ -23,9 +25,11 @@ from apishield.core.model import (
 )
 from apishield.core.ports import Hold
 from apishield.errors import StoreUnavailable
+from apishield.stores.failover import FailoverStore
 from apishield.stores.redis import RedisStore
 from tests.conformance.targets import redis_target
-from tests.support.processes import Reaper
+from tests.support.clock import ManualClock
+from tests.support.processes import Reaper, wait_until
 from tests.support.redis_cluster import NODES, ClusterOf, running_cluster
 
 SECOND_US = 1_000_000
@@ -137,6 +141,47 @@ async def test_no_charge_is_lost_or_made_twice_while_a_slot_moves(cluster: Clust
         client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
     for expected in (996, 995):
         assert [outcome.remaining for outcome in (await ask(store, tenant)).outcomes] == [expected] * 4
+
+
+async def test_while_one_node_is_frozen_the_others_decide_what_is_theirs(cluster: ClusterOf) -> None:
+    """Also where most is asked of the frozen one."""
+    redis = RedisStore(cluster.url, timeout_ms=500)  # a busy machine is no frozen node
+    store = FailoverStore(redis, ManualClock(time.time_ns() // 1000), place_of=redis.place_of)
+    tenants = [f"ten_{number}" for number in range(100, 160)]
+    owners = [owner_of(cluster, tenant) for tenant in tenants]
+    assert set(owners) == {0, 1, 2}
+    deny = Limit(id="lim_deny", name="x", algorithm=FixedWindow(1000, HOUR_US), on_store_failure=OnStoreFailure.DENY)
+
+    async def all_of(tenant: str, checks: int) -> list[Verdict]:
+        counter = Counter(counter_key(tenant, "live", deny, {"key": "key_1"}), deny)
+        asked = [store.decide([counter], [1]) for _ in range(checks)]
+        return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in asked]
+
+    async def round_of_all() -> dict[str, list[Verdict]]:
+        answers = await asyncio.gather(
+            *(all_of(tenant, 40 if owner == 1 else 1) for tenant, owner in zip(tenants, owners, strict=True))
+        )
+        return dict(zip(tenants, answers, strict=True))
+
+    await round_of_all()  # connections to all
+    cluster.servers[1].stop()
+    try:
+        for _ in range(10):
+            for (tenant, verdicts), owner in zip((await round_of_all()).items(), owners, strict=True):
+                if owner != 1:
+                    assert not any(verdict.degraded or verdict.denied for verdict in verdicts), tenant
+        assert store.is_degraded
+    finally:
+        cluster.servers[1].heal()
+        await asyncio.to_thread(
+            wait_until,
+            lambda: all(node.cluster("info")["cluster_state"] == "ok" for node in cluster.clients),
+            "agreement",
+        )
+    while store.is_degraded:
+        await asyncio.sleep(0.01)
+    assert not any(verdict.degraded for verdicts in (await round_of_all()).values() for verdict in verdicts)
+    await store.close()
 
 
 async def test_a_node_that_is_gone_harms_no_tenant_of_the_others(cluster: ClusterOf, store: RedisStore) -> None:

@@ -9,8 +9,8 @@ Quotas go on from what the durable ledger knows. What is admitted of them here i
 events knows it, too: the store is seeded from the ledger, and ``services.reconcile`` charges what it is missing. Of other
 quotas it is charged, save where the call that failed may have charged it.
 
-After a few failures the store is left alone (the breaker is open) and only a probe goes to it, behind, until one comes back;
-so a store that hangs costs a few checks its time-out, and the others nothing.
+A store may be several servers, of which one is gone: only what it decides is decided here. And where it is only the ledger that
+can't say in time what was used of a quota, only the quota is decided here: the store decides all other limits as ever.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import compress
 from typing import TypeVar
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from apishield.core.counter_keys import hash_tag
-from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Once, Verdict
+from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Once, Quota, Repeat, Verdict
 from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
-from apishield.errors import NoAnswer, StoreFull, StoreUnavailable
+from apishield.errors import NoAnswer, QuotaUnknown, StoreFull, StoreUnavailable
 from apishield.later import Later
+from apishield.stores.breaker import Breaker
 from apishield.stores.local_share import LocalShare, nothing_is_kept
 
 log = structlog.get_logger("apishield.store")
 
-FAILURES_TO_OPEN = 3
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 1.0
-ONE_FAILURE_SECONDS = 0.005  # the checks of one call that fails are one failure
 BROUGHT_BACK_AT_ONCE = 256
 
 Result = TypeVar("Result")
@@ -53,11 +52,17 @@ class FailoverStats(msgspec.Struct):
     not_brought_back: int = 0
 
 
+def one_server(_key: str) -> str:
+    """The store is one server, whatever is asked."""
+    return ""
+
+
 class FailoverStore:
     """A ``CounterStore`` over ``primary`` that never raises from ``decide`` and never makes a check wait for long.
 
-    ``clock`` is this node's, used only while degraded; ``ledger`` says how much of the quotas is used. ``is_kept`` is whether
-    the ledger of events knows what is admitted of a quota, and ``on_healed`` is called when the store is used again.
+    ``clock`` is this node's, used only while degraded; ``ledger`` says how much of the quotas is used. ``place_of`` tells which
+    of the store's servers decides over a key. ``is_kept`` is whether the ledger of events knows what is admitted of a quota.
+    ``on_healed`` is called when a server is used again.
     """
 
     def __init__(
@@ -67,18 +72,20 @@ class FailoverStore:
         ledger: QuotaLedger | None = None,
         *,
         live_nodes: Callable[[], int] = lambda: 1,
+        place_of: Callable[[str], str] = one_server,
         is_kept: Callable[[Counter], bool] = nothing_is_kept,
         on_healed: Callable[[], None] = lambda: None,
     ) -> None:
         self.stats = FailoverStats()
         self._primary = primary
         self._local = LocalShare(clock, ledger, live_nodes, is_kept)
+        self._place_of = place_of
         self._on_healed = on_healed
-        self._failures = 0
-        self._failed_at = 0.0
-        self._is_open = False
-        self._failed_tag = ""
-        self._healing: asyncio.Task[None] | None = None
+        self._breakers: dict[str, Breaker] = {}
+        self._failing: set[str] = set()  # servers that failed and did not answer since; most of the time there are none
+        self._gone: set[str] = set()  # those of them that are left alone
+        self._unknown: set[str] = set()  # keys of counters that were decided here because of a quota of unknown use
+        self._mending: set[asyncio.Task[None]] = set()
 
     @property
     def primary(self) -> CounterStore:
@@ -87,8 +94,8 @@ class FailoverStore:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether checks are decided without the store."""
-        return self._is_open
+        """Whether checks are decided without the store, or without a server of it."""
+        return bool(self._gone)
 
     def decide(
         self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
@@ -97,14 +104,14 @@ class FailoverStore:
 
         What is decided without it keeps no record: its charge stands as it was estimated.
         """
-        if self._is_open and counters:
+        if self._gone and counters and self._is_gone(counters[0].key):
             return self._decide_locally(counters, costs, check_id)
         try:
             verdict = self._primary.decide(counters, costs, check_id, hold)
         except StoreUnavailable as error:
-            self._note_failure(counters, error)
+            self._note_failure(_key_of(counters, None, hold), error)
             return self._decide_locally(counters, costs, check_id)
-        return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id)
+        return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id, hold)
 
     def decide_once(
         self,
@@ -121,46 +128,47 @@ class FailoverStore:
         earlier = self._local.decided(once)
         if earlier is not None:
             return earlier
-        if self._is_open:
+        if self._is_gone(once.key):
             return self._decide_locally(counters, costs, check_id, once)
         try:
             verdict = self._primary.decide_once(once, counters, costs, check_id, hold)
         except StoreUnavailable as error:
-            self._note_failure(counters, error, once)
+            self._note_failure(once.key, error)
             return self._decide_locally(counters, costs, check_id, once)
-        return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id, once)
+        return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id, hold, once)
 
     async def held(self, record_key: str) -> Held | None:
         """The record of a check (port ``CounterStore``). Raises ``StoreUnavailable`` at once while the store is gone."""
-        return await self._with_store(lambda: self._primary.held(record_key))
+        return await self._with_store(record_key, lambda: self._primary.held(record_key))
 
     async def settle(self, record_key: str, held: Held, costs: Sequence[int], check_id: str) -> bool:
         """Settles a check, once (port ``CounterStore``). Raises ``StoreUnavailable`` while the store is gone."""
-        return await self._with_store(lambda: self._primary.settle(record_key, held, costs, check_id))
-
-    async def _with_store(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        if self._is_open:
-            raise StoreUnavailable("The store of the counters can't be reached.")
-        return await call()
+        return await self._with_store(record_key, lambda: self._primary.settle(record_key, held, costs, check_id))
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits, later where the store is gone (port ``CounterStore``)."""
-        if not self._is_open:
+        if not counters:
+            return
+        if not self._is_gone(counters[0].key):
             try:
                 await self._primary.charge(counters, costs)
+            except QuotaUnknown:
+                self._unknown.update(counter.key for counter in counters)  # nothing was charged
             except StoreUnavailable as error:
-                self._note_failure(counters, error)
-            return  # a call that failed may have run
+                self._note_failure(counters[0].key, error)
+                return  # a call that failed may have run
+            else:
+                return
         await self._local.charge(counters, costs)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``); where the store is gone, they time out there."""
         await self._local.release(counters, costs, check_id)
-        if not self._is_open:
+        if counters and not self._is_gone(counters[0].key):
             try:
                 await self._primary.release(counters, costs, check_id)
             except StoreUnavailable as error:
-                self._note_failure(counters, error)
+                self._note_failure(counters[0].key, error)
 
     async def reset(self, counters: Sequence[Counter]) -> None:
         """Forgets the state of ``counters``, there and here.
@@ -168,16 +176,24 @@ class FailoverStore:
         Raises ``StoreUnavailable`` where nothing was done, and ``NoAnswer`` where nobody can say: who resets must know. What
         was admitted here then still counts.
         """
-        await self._with_store(lambda: self._primary.reset(counters))
-        await self._local.reset(counters)
+        if counters:
+            await self._with_store(counters[0].key, lambda: self._primary.reset(counters))
+            await self._local.reset(counters)
 
     async def close(self) -> None:
         """Ends the probing, tells the ledger of the quotas that the store was not, and lets go of the store's connections."""
-        if self._healing is not None:
-            self._healing.cancel()
-            await asyncio.gather(self._healing, return_exceptions=True)
+        for breaker in self._breakers.values():
+            await breaker.close()
+        for task in self._mending:
+            task.cancel()
+        await asyncio.gather(*self._mending, return_exceptions=True)
         await self._local.hand_over()
         await self._primary.close()
+
+    async def _with_store(self, key: str, call: Callable[[], Awaitable[Result]]) -> Result:
+        if self._is_gone(key):
+            raise StoreUnavailable("The store of the counters can't be reached.")
+        return await call()
 
     def _wait(
         self,
@@ -185,29 +201,34 @@ class FailoverStore:
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
+        hold: Hold | None,
         once: Once | None = None,
     ) -> Later[Verdict]:
         """The store's verdict, or this node's where the store fails."""
-        return Later.of(pending).then(partial(self._taken, counters, costs, check_id, once))
+        return Later.of(pending).then(partial(self._taken, counters, costs, check_id, hold, once))
 
     def _taken(
         self,
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
+        hold: Hold | None,
         once: Once | None,
         done: Later[Verdict],
     ) -> Verdict | Later[Verdict]:
         try:
             verdict = done.result()
+        except QuotaUnknown:
+            return Later.of(self._decide_quotas_locally(counters, costs, check_id, hold, once))
         except StoreUnavailable as error:
-            self._note_failure(counters, error, once)
+            self._note_failure(_key_of(counters, once, hold), error)
             has_run = isinstance(error, NoAnswer)
             local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
             return local if isinstance(local, Verdict) else Later.of(local)
-        if self._failures and not self._is_open:
-            self._failures = 0
-            self._begin_healing()
+        if self._failing:
+            self._note_success(_key_of(counters, once, hold))
+        if self._unknown:
+            self._note_known(counters)
         return verdict
 
     def _decide_locally(
@@ -224,63 +245,108 @@ class FailoverStore:
             return self._local.decide_once(once, counters, costs, check_id, may_have_run=may_have_run)
         return self._local.decide(counters, costs, check_id, may_have_run=may_have_run)
 
-    # --- the breaker --------------------------------------------------------------------------------------------------
+    async def _decide_quotas_locally(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str, hold: Hold | None, once: Once | None
+    ) -> Verdict:
+        """Decides quotas here, since the ledger does not say what was used of them, and all other limits by the store.
 
-    def _note_failure(self, counters: Sequence[Counter], error: StoreUnavailable, once: Once | None = None) -> None:
-        if isinstance(error, StoreFull):
-            return  # it works
+        Either both admit and are charged, or neither is. Refused by a quota, such a check is decided anew when it is repeated.
+        """
+        are_quotas = [isinstance(counter.limit.algorithm, Quota) for counter in counters]
+        are_others = [not is_quota for is_quota in are_quotas]
+        quotas, quota_costs = list(compress(counters, are_quotas)), list(compress(costs, are_quotas))
+        others, other_costs = list(compress(counters, are_others)), list(compress(costs, are_others))
+        self._unknown.update(counter.key for counter in quotas)
+        asked = self._decide_locally(quotas, quota_costs, check_id)
+        here = asked if isinstance(asked, Verdict) else await asked
+        try:
+            if not here.admitted:
+                pending = self._primary.decide(others, [0] * len(others))
+            else:
+                if hold is not None:
+                    hold = replace(hold, factors=tuple(compress(hold.factors, are_others)))
+                if once is None:
+                    pending = self._primary.decide(others, other_costs, check_id, hold)
+                else:
+                    pending = self._primary.decide_once(once, others, other_costs, check_id, hold)
+            there = pending if isinstance(pending, Verdict) else await pending
+        except StoreUnavailable as error:
+            if here.admitted:
+                self._local.take_back(quotas, quota_costs, here)
+            self._note_failure(_key_of(counters, once, hold), error)
+            has_run = isinstance(error, NoAnswer)
+            local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
+            return local if isinstance(local, Verdict) else await local
+        admitted = here.admitted and there.admitted
+        if here.admitted and (not admitted or isinstance(there, Repeat)):
+            self._local.take_back(quotas, quota_costs, here)
+            looked = self._local.decide(quotas, [0] * len(quotas))
+            here = looked if isinstance(looked, Verdict) else await looked
+        if isinstance(there, Repeat):
+            return there
+        own, others_own = iter(here.outcomes), iter(there.outcomes)
+        outcomes = [next(own) if is_quota else next(others_own) for is_quota in are_quotas]
+        return Verdict(admitted, there.now_us, outcomes, degraded=True, denied=here.denied)
+
+    # --- servers that fail, and come back -----------------------------------------------------------------------------
+
+    def _is_gone(self, key: str) -> bool:
+        return bool(self._gone) and self._place_of(key) in self._gone
+
+    def _note_failure(self, key: str, error: StoreUnavailable) -> None:
+        if isinstance(error, StoreFull | QuotaUnknown):
+            return  # the store works
         self.stats.failures += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._failed_at > ONE_FAILURE_SECONDS:  # since the last that counted: failures may never pause
-            self._failures += 1
-            self._failed_at = now
-        if self._failures >= FAILURES_TO_OPEN and not self._is_open:
-            self._is_open = True
+        place = self._place_of(key)
+        self._failing.add(place)
+        breaker = self._breakers.get(place)
+        if breaker is None:
+            # The probe goes to where the same key is then: another server may have taken over.
+            probe = Counter(f"{hash_tag(key)}}}|probe", _PROBE)
+            breaker = self._breakers[place] = Breaker(partial(self._answers, probe), partial(self._back, place))
+        if breaker.failed():
+            self._gone.add(place)
             self.stats.times_opened += 1
             log.warning(
                 "store.gone",
+                server=place or None,
                 error=str(error),
                 consequence="each limit goes on as its on_store_failure says: by default this node enforces its share",
             )
-            self._failed_tag = hash_tag(counters[0].key if once is None else once.key)
-            self._begin_healing()
 
-    def _begin_healing(self) -> None:
-        if self._healing is None:
-            self._healing = asyncio.get_running_loop().create_task(self._heal())
+    def _note_success(self, key: str) -> None:
+        place = self._place_of(key)
+        if place in self._failing and place not in self._gone:
+            self._failing.discard(place)
+            self._breakers[place].succeeded()
 
-    async def _heal(self) -> None:
-        """Probes until the store answers, then brings the local charges back."""
-        try:
-            if not self._is_open:
-                await self._mend()
-            pause_seconds = FIRST_PAUSE_SECONDS
-            while self._is_open:
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-                if await self._answers():
-                    self._failures = 0
-                    self._is_open = False
-                    log.info("store.healed", local_decisions=self.stats.local_decisions)
-                    await self._mend()  # where that fails often enough, the store is given up again
-        finally:
-            self._healing = None
-
-    async def _mend(self) -> None:
-        await self._bring_back()
-        self._on_healed()
-
-    async def _answers(self) -> bool:
+    async def _answers(self, probe: Counter) -> bool:
         """Whether the server that failed can be written to again."""
         try:
-            await self._primary.charge([Counter(f"{self._failed_tag}}}|probe", _PROBE)], [1])
+            await self._primary.charge([probe], [1])
         except StoreUnavailable:
             return False
         return True
 
-    async def _bring_back(self) -> None:
+    async def _back(self, place: str) -> None:
+        self._failing.discard(place)
+        if place in self._gone:
+            self._gone.discard(place)
+            log.info("store.healed", server=place or None, local_decisions=self.stats.local_decisions)
+        await self._mend(lambda key: not self._is_gone(key) and key not in self._unknown)
+
+    def _note_known(self, counters: Sequence[Counter]) -> None:
+        """The store knows again how quotas stand that were decided here."""
+        known = {counter.key for counter in counters} & self._unknown
+        if known:
+            self._unknown -= known
+            task = asyncio.get_running_loop().create_task(self._mend(known.__contains__))
+            self._mending.add(task)
+            task.add_done_callback(self._mending.discard)
+
+    async def _mend(self, is_back: Callable[[str], bool]) -> None:
         """Charges the store what was admitted without it. What fails then may have run, and is not sent again."""
-        owed = await self._local.take_owed()
+        owed = await self._local.take_owed(is_back)
         for start in range(0, len(owed), BROUGHT_BACK_AT_ONCE):
             part = owed[start : start + BROUGHT_BACK_AT_ONCE]
             done = await asyncio.gather(
@@ -289,3 +355,11 @@ class FailoverStore:
             failed = sum(isinstance(result, BaseException) for result in done)
             self.stats.brought_back += len(done) - failed
             self.stats.not_brought_back += failed
+        self._on_healed()
+
+
+def _key_of(counters: Sequence[Counter], once: Once | None, hold: Hold | None) -> str:
+    """A key of the check, which tells the server: all of one check lie together."""
+    if once is not None:
+        return once.key
+    return counters[0].key if counters else "" if hold is None else hold.record_key

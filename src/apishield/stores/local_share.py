@@ -136,18 +136,33 @@ class LocalShare:
         for counter in counters:
             self._owed.pop(counter.key, None)
 
-    async def take_owed(self) -> list[tuple[Counter, int]]:
-        """What was charged here since the last time and still counts, for the shared store.
+    def take_back(self, counters: Sequence[Counter], costs: Sequence[int], verdict: Verdict) -> None:
+        """Undoes what ``verdict``, which admitted, has charged: the check is refused elsewhere."""
+        for counter, cost, outcome in zip(counters, costs, verdict.outcomes, strict=True):
+            if cost and outcome.admitted and _does(counter, OnStoreFailure.LOCAL):
+                self._store.refund(self._shared(counter), cost, verdict.now_us)
+                owed, units, at_us = self._owed.get(counter.key, (counter, 0, 0))
+                if units:
+                    self._owed[counter.key] = owed, max(0, units - cost), at_us
+
+    async def take_owed(self, is_back: Callable[[str], bool] = lambda _key: True) -> list[tuple[Counter, int]]:
+        """What was charged here since the last time and still counts, for the shared store, where the counter ``is_back``.
 
         Shares stay used, so that a store that comes and goes does not bring a new one each time; quotas are learned again.
         """
-        await self._remember()
-        owed = [(counter, self._still_counting(counter, units, at_us)) for counter, units, at_us in self._owed.values()]
-        await self._store.reset(list(self._quotas.values()))
-        for key, counter in self._quotas.items():
+        await self._remember(is_back)
+        taken = {key: owed for key, owed in self._owed.items() if is_back(key)}
+        still = [(counter, self._still_counting(counter, units, at_us)) for counter, units, at_us in taken.values()]
+        quotas = {key: counter for key, counter in self._quotas.items() if is_back(key)}
+        await self._store.reset(list(quotas.values()))
+        for key, counter in quotas.items():
             self._shares.pop((id(counter.limit), key), None)  # made of what was used before
-        self._owed, self._used, self._quotas = {}, {}, {}
-        return [(counter, units) for counter, units in owed if units > 0]
+        for known in (self._used, self._quotas):
+            for key in quotas:
+                known.pop(key, None)
+        for key in taken:
+            del self._owed[key]
+        return [(counter, units) for counter, units in still if units > 0]
 
     async def hand_over(self) -> None:
         """Tells the ledger what is still owed of quotas, where this node ends and won't charge the store."""
@@ -209,11 +224,12 @@ class LocalShare:
         self._quotas[counter.key] = counter
         return True
 
-    async def _remember(self) -> None:
+    async def _remember(self, is_back: Callable[[str], bool]) -> None:
         """Keeps how quotas stand, with what was admitted here."""
         now_us = self._clock()
         self._recent = {key: recent for key, recent in self._recent.items() if now_us - recent.at_us <= RECENT_US}
-        for number, (key, counter) in enumerate(list(self._quotas.items())):
+        quotas = [(key, counter) for key, counter in self._quotas.items() if is_back(key)]
+        for number, (key, counter) in enumerate(quotas):
             if number % _REMEMBERED_AT_ONCE == 0:
                 await asyncio.sleep(0)  # checks go on meanwhile
             rule = counter.limit.algorithm

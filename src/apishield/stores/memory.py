@@ -15,7 +15,7 @@ from apishield.core.model import Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
 from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
-from apishield.errors import StoreFull, StoreUnavailable
+from apishield.errors import QuotaUnknown, StoreFull
 from apishield.stores.decided import DecidedChecks
 from apishield.stores.records import Records
 from apishield.stores.room import Room
@@ -111,13 +111,21 @@ class MemoryStore:
                 state.release(check_id, before)
             elif after > before:
                 more.append((counter, after - before))
-            elif state is not None:
-                state.refund(max(now_us, state.seen_us), held.charged_at_us, before - after)
-                if self._ledger is not None and isinstance(state, quota.State):
-                    self._ledger.note(counter.key, state.start_us, state.used, max(now_us, state.seen_us))
+            else:
+                self.refund(counter, before - after, held.charged_at_us)
         if more:
             await self.charge([counter for counter, _ in more], [cost for _, cost in more])
         return True
+
+    def refund(self, counter: Counter, units: int, charged_at_us: int) -> None:
+        """Takes back ``units`` that were charged at ``charged_at_us``, as far as they still count."""
+        state = self._states.get(counter.key)
+        if state is None:
+            return
+        now_us = max(self._clock(), state.seen_us)
+        state.refund(now_us, charged_at_us, units)
+        if self._ledger is not None and isinstance(state, quota.State):
+            self._ledger.note(counter.key, state.start_us, state.used, now_us)
 
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
@@ -295,7 +303,7 @@ def _counts_quotas(counters: Sequence[Counter]) -> bool:
 async def load_used(ledger: QuotaLedger, periods: Mapping[str, tuple[int, int]]) -> dict[str, int]:
     """What the ledger knows of the use of counters in their ``periods`` (key → start, end).
 
-    Raises ``StoreUnavailable`` where it can't tell: a quota of unknown use must not count from zero.
+    Raises ``QuotaUnknown`` where it can't tell: a quota of unknown use must not count from zero.
     """
     used: dict[str, int] = {}
     try:
@@ -303,5 +311,5 @@ async def load_used(ledger: QuotaLedger, periods: Mapping[str, tuple[int, int]])
             keys = [key for key, period in periods.items() if period[0] == start_us]
             used.update(await ledger.load(keys, start_us))
     except Exception as error:
-        raise StoreUnavailable("The ledger of quotas can't be read.") from error
+        raise QuotaUnknown("The ledger of quotas can't be read.") from error
     return used

@@ -33,6 +33,10 @@ class Servers(Protocol):
 
     may_have_forgotten: bool
 
+    def place_of(self, key: str) -> str:
+        """Which server holds ``key``: its address where there are several and it is known, else nothing."""
+        ...
+
     def node_of(self, key: str) -> Node | None:
         """The server that holds ``key``, as far as it is known."""
         ...
@@ -64,6 +68,10 @@ class SingleServer:
     def __init__(self, new_connection: NewConnection) -> None:
         self.may_have_forgotten = False
         self._node = Node(new_connection, on_forgot=self._forgot)
+
+    def place_of(self, key: str) -> str:
+        """Nothing: there is one."""
+        return ""
 
     def node_of(self, key: str) -> Node:
         """The server."""
@@ -109,6 +117,11 @@ class Cluster:
         self._nodes: dict[tuple[str, int], Node] = {}
         self._unsent: list[tuple[str, bytes, Call]] = []
         self._mapping: asyncio.Task[None] | None = None
+
+    def place_of(self, key: str) -> str:
+        """The address of the node that holds the slot of ``key``; nothing while the map is not known."""
+        primary = None if self._cluster is None else _primary_of(self._cluster, key)
+        return "" if primary is None else f"{primary.host}:{primary.port}"
 
     def node_of(self, key: str) -> Node | None:
         """The node that holds the slot of ``key``, as far as the map is known."""
@@ -222,6 +235,13 @@ class Cluster:
         self._mapping = None
         if self._unsent:
             self._map_again()
+
+
+def _primary_of(cluster: RedisCluster, key: str) -> ClusterNode | None:
+    try:
+        return cluster.get_node_from_key(key)
+    except RedisClusterException:
+        return None
 
 
 def _owners(cluster: RedisCluster) -> dict[int, tuple[str, int]]:

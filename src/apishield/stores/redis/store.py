@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from apishield.core.counter_keys import hash_tag
 from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
-from apishield.errors import NoAnswer, StoreUnavailable
+from apishield.errors import NoAnswer, QuotaUnknown, StoreUnavailable
 from apishield.later import Later
 from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import (
@@ -69,8 +69,7 @@ class RedisStore:
         self._ledger = ledger
         self._test_clock = test_clock
         self._asked: list[Ask] = []
-        self._waiting: deque[tuple[list[Ask], int]] = deque()
-        self._under_way = 0
+        self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def decide(
@@ -143,11 +142,16 @@ class RedisStore:
 
     async def close(self) -> None:
         """Lets go of connections; whoever still waits gets ``StoreUnavailable``."""
-        self.fail_waiting(StoreUnavailable("The store is closed."))
+        for lane in self._lanes.values():
+            lane.fail_waiting(StoreUnavailable("The store is closed."))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.servers.close()
+
+    def place_of(self, key: str) -> str:
+        """Which server decides over ``key``; nothing where there is but one."""
+        return self.servers.place_of(key)
 
     def resolve(self, asks: Sequence[Ask], answer: bytes, kept: Sequence[bytes] = ()) -> None:
         """Hands out the verdicts of ``answer``, and tells the ledger of the quotas that were charged."""
@@ -208,28 +212,11 @@ class RedisStore:
             groups.setdefault(hash_tag(ask.key), []).append(ask)
         now_us = self._test_clock() if self._test_clock else 0
         for group in groups.values():
-            self._waiting.extend((chunk, now_us) for chunk in _chunks(group))
-        self._send_waiting()
-
-    def _send_waiting(self) -> None:
-        """Sends calls for as long as few are under way: what waits behind our own calls is not waiting for Redis."""
-        while self._waiting and self._under_way < CALLS_UNDER_WAY:
-            chunk, now_us = self._waiting.popleft()
-            self._under_way += 1
-            _Batch(self, chunk, now_us).send()
-
-    def over(self) -> None:
-        """A call is over; the next may go."""
-        self._under_way -= 1
-        if self._waiting:
-            self._send_waiting()
-
-    def fail_waiting(self, error: StoreUnavailable) -> None:
-        """Redis is silent: who waits to be sent would only wait longer."""
-        waiting, self._waiting = self._waiting, deque()
-        for chunk, _ in waiting:
-            for ask in chunk:
-                ask.verdict.fail(error)
+            place = self.place_of(group[0].key)
+            lane = self._lanes.get(place)
+            if lane is None:
+                lane = self._lanes[place] = Lane(self)
+            lane.send(_chunks(group), now_us)
 
     def _seed_later(self, ask: Ask, now_us: int) -> None:
         task = asyncio.get_running_loop().create_task(self._seed(ask, now_us))
@@ -241,13 +228,13 @@ class RedisStore:
 
         A check waits for that no longer than for Redis; the next one then finds the counter seeded.
         """
-        slow = StoreUnavailable("The ledger of quotas is slow.")
+        slow = QuotaUnknown("The ledger of quotas is slow.")
         timer = asyncio.get_running_loop().call_later(self.timeout_seconds, ask.verdict.fail, slow)
         rules = {counter.key: counter.limit.algorithm for counter in ask.counters}
         periods = {key: period_of(rule, now_us) for key, rule in rules.items() if isinstance(rule, Quota)}
         try:
             used = {} if self._ledger is None else await load_used(self._ledger, periods)
-        except StoreUnavailable as error:
+        except QuotaUnknown as error:
             ask.verdict.fail(error)
             return
         finally:
@@ -256,6 +243,41 @@ class RedisStore:
             ask = Ask(ask.counters, [0] * len(ask.counters))
         ask.seeds = {key: (start_us, end_us, used.get(key, 0)) for key, (start_us, end_us) in periods.items()}
         self._put(ask)
+
+
+class Lane:
+    """The calls to one server: while one of several is silent, those to the others go on."""
+
+    __slots__ = ("_store", "_under_way", "_waiting")
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._waiting: deque[tuple[list[Ask], int]] = deque()
+        self._under_way = 0
+
+    def send(self, chunks: Iterable[list[Ask]], now_us: int) -> None:
+        """Sends calls for as long as few are under way: what waits behind our own calls is not waiting for Redis."""
+        self._waiting.extend((chunk, now_us) for chunk in chunks)
+        self._go_on()
+
+    def over(self) -> None:
+        """A call is over; the next may go."""
+        self._under_way -= 1
+        if self._waiting:
+            self._go_on()
+
+    def fail_waiting(self, error: StoreUnavailable) -> None:
+        """The server is silent: who waits to be sent would only wait longer."""
+        waiting, self._waiting = self._waiting, deque()
+        for chunk, _ in waiting:
+            for ask in chunk:
+                ask.verdict.fail(error)
+
+    def _go_on(self) -> None:
+        while self._waiting and self._under_way < CALLS_UNDER_WAY:
+            chunk, now_us = self._waiting.popleft()
+            self._under_way += 1
+            _Batch(self._store, self, chunk, now_us).send()
 
 
 class _Reading:
@@ -286,10 +308,11 @@ class _Reading:
 class _Batch:
     """Checks on their way as one call (a ``Call``)."""
 
-    __slots__ = ("_asks", "_command", "_is_open", "_resent", "_store", "_timer")
+    __slots__ = ("_asks", "_command", "_is_open", "_lane", "_resent", "_store", "_timer")
 
-    def __init__(self, store: RedisStore, asks: Sequence[Ask], now_us: int) -> None:
+    def __init__(self, store: RedisStore, lane: Lane, asks: Sequence[Ask], now_us: int) -> None:
         self._store = store
+        self._lane = lane
         self._asks = asks
         self._command = evaluate(asks, now_us)
         self._resent = 0
@@ -336,7 +359,7 @@ class _Batch:
 
     def _give_up(self) -> None:
         reason = f"Redis did not answer within {self._store.timeout_seconds * 1000:.0f} ms."
-        self._store.fail_waiting(StoreUnavailable(reason))  # which was not sent, so it can't have run
+        self._lane.fail_waiting(StoreUnavailable(reason))  # which was not sent, so it can't have run
         self.lost(NoAnswer(reason))
         self._store.servers.give_up_if_silent(self._key, STUCK_AFTER_SECONDS)
 
@@ -344,7 +367,7 @@ class _Batch:
         if self._is_open:
             self._is_open = False
             self._timer.cancel()
-            self._store.over()
+            self._lane.over()
 
 
 def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
