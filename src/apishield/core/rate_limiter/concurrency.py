@@ -16,7 +16,7 @@ class State(msgspec.Struct, gc=False):
 
     rule: Concurrency
     seen_us: int = 0
-    free: int = -1  # nothing is sure: slots are freed and taken by others
+    taken: int = 1 << 62  # more than any limit, so that slots that timed out are freed first
     held: int = 0
     slots: dict[tuple[str, int], int] = {}
 

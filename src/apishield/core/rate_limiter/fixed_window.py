@@ -12,50 +12,46 @@ from apishield.core.model import FixedWindow, Outcome
 
 
 class State(msgspec.Struct, gc=False):
-    """Units still ``free`` in the window that ends at ``end_us``, below 0 where it is overdrawn.
-
-    ``seen_us`` is the last charge, before which no clock goes.
-    """
+    """Units ``taken`` in the window that ends at ``end_us``; ``seen_us`` is the last charge, before which no clock goes."""
 
     rule: FixedWindow
     seen_us: int = 0
-    free: int = 0
+    taken: int = 0
     end_us: int = 0
 
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more are within the limit."""
-        return cost <= self._free_at(now_us) or not cost
+        return self._taken_at(now_us) + cost <= self.rule.requests or not cost
 
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
         if not cost:
             return self.look(now_us, 0, fits=True)
-        end_us = self.end_us
+        rule, end_us = self.rule, self.end_us
         if now_us < end_us:
-            self.free = free = self.free - cost
+            self.taken = taken = self.taken + cost
         else:
-            rule = self.rule
-            self.free = free = rule.requests - cost
+            self.taken = taken = cost
             self.end_us = end_us = now_us - now_us % rule.window_us + rule.window_us
         self.seen_us = now_us
-        return Outcome(True, free if free > 0 else 0, 0, end_us - now_us)
+        return Outcome(True, rule.requests - taken if taken < rule.requests else 0, 0, end_us - now_us)
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
-        return outcome(self.rule, now_us, cost, fits, self.rule.requests - self._free_at(now_us))
+        return outcome(self.rule, now_us, cost, fits, self._taken_at(now_us))
 
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a refused check: the window is full then."""
-        self.charge(now_us, max(0, min(cost, self._free_at(now_us))))
+        self.charge(now_us, max(0, min(cost, self.rule.requests - self._taken_at(now_us))))
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Takes back ``cost`` units charged at ``charged_at_us``; nothing, once their window is over."""
         if self.end_us - self.rule.window_us <= charged_at_us and now_us < self.end_us:
-            self.free = min(self.rule.requests, self.free + cost)
+            self.taken = max(0, self.taken - cost)
 
     def adopt(self, rule: FixedWindow, now_us: int) -> None:
         """Goes on under changed numbers: the units used stay, in the new window that holds the last charge."""
-        self.free = self._free_at(now_us) + rule.requests - self.rule.requests
+        self.taken = self._taken_at(now_us)
         self.rule = rule
         self.end_us = self.seen_us - self.seen_us % rule.window_us + rule.window_us
 
@@ -63,8 +59,8 @@ class State(msgspec.Struct, gc=False):
         """From when on this state says no more than none at all."""
         return self.end_us
 
-    def _free_at(self, now_us: int) -> int:
-        return self.free if now_us < self.end_us else self.rule.requests
+    def _taken_at(self, now_us: int) -> int:
+        return self.taken if now_us < self.end_us else 0
 
 
 def outcome(rule: FixedWindow, now_us: int, cost: int, fits: bool, used: int) -> Outcome:

@@ -26,7 +26,7 @@ class State(msgspec.Struct, gc=False):
 
     rule: Quota
     seen_us: int = 0
-    free: int = -1  # nothing is sure: the period may be over, and the next one unseeded
+    taken: int = 1 << 62  # more than any limit: its period may be over, and the next one unseeded
     start_us: int = 0
     end_us: int = 0
     used: int = 0

@@ -28,14 +28,13 @@ class State(msgspec.Struct, gc=False):
     """Units charged in the last window, oldest first.
 
     The youngest entry lies in ``last_us`` and ``last_cost``, and grows until its slot ends at ``slot_end_us``; the older
-    ones lie in ``times`` and ``costs`` from index ``head`` on. ``free`` is what they all leave of the limit, below 0 where it
-    is overdrawn. ``leaves_us`` is an instant before which none leaves. No clock goes before ``seen_us``: the last charge, or
-    the instant at which an entry left that is gone.
+    ones lie in ``times`` and ``costs`` from index ``head`` on. ``taken`` is the sum of all. ``leaves_us`` is an instant before
+    which none leaves. No clock goes before ``seen_us``: the last charge, or the instant at which an entry left that is gone.
     """
 
     rule: SlidingWindow
     seen_us: int = 0
-    free: int = 0
+    taken: int = 0
     leaves_us: int = NEVER_US
     last_us: int = 0
     last_cost: int = 0
@@ -44,14 +43,11 @@ class State(msgspec.Struct, gc=False):
     times: array[int] | None = None
     costs: array[int] | None = None
 
-    def __post_init__(self) -> None:
-        self.free = self.rule.requests
-
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more are within the limit."""
         if now_us >= self.leaves_us:
             self._forget(now_us)
-        return cost <= self.free or not cost
+        return self.taken + cost <= self.rule.requests or not cost
 
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
@@ -64,21 +60,21 @@ class State(msgspec.Struct, gc=False):
         else:
             self._open_slot(now_us, cost)
         self.last_us = self.seen_us = now_us
-        self.free = free = self.free - cost
-        return Outcome(True, free if free > 0 else 0, 0, self.rule.window_us)
+        self.taken = taken = self.taken + cost
+        rule = self.rule
+        return Outcome(True, rule.requests - taken if taken < rule.requests else 0, 0, rule.window_us)
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
         if now_us >= self.leaves_us:
             self._forget(now_us)
-        total = self.rule.requests - self.free
-        return outcome(self.rule, now_us, fits, total, self.last_us, 0 if fits else self._first_fit_us(cost))
+        return outcome(self.rule, now_us, fits, self.taken, self.last_us, 0 if fits else self._first_fit_us(cost))
 
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a refused check in place of the oldest units, so that the window stays full for longer."""
         self.charge(now_us, min(cost, self.rule.requests))
-        while self.free < 0:
-            self._shorten_oldest(-self.free)
+        while self.taken > self.rule.requests:
+            self._shorten_oldest(self.taken - self.rule.requests)
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Takes back ``cost`` units charged at ``charged_at_us``; nothing, once they have left."""
@@ -87,30 +83,28 @@ class State(msgspec.Struct, gc=False):
         slot = charged_at_us // width_us
         times, costs = self.times, self.costs
         if self.last_us // width_us == slot:
-            taken = min(cost, self.last_cost)
-            self.last_cost -= taken
+            back = min(cost, self.last_cost)
+            self.last_cost -= back
         elif times is None or costs is None:
             return
         else:
             index = bisect_left(times, charged_at_us, self.head)
             if index == len(times) or times[index] // width_us != slot:
                 return
-            taken = min(cost, costs[index])
-            costs[index] -= taken
+            back = min(cost, costs[index])
+            costs[index] -= back
             if not costs[index]:
                 del times[index], costs[index]
             if self.head == len(times):
                 self.times = self.costs = None
                 self.head = 0
-        self.free += taken
+        self.taken -= back
 
     def adopt(self, rule: SlidingWindow, now_us: int) -> None:
         """Goes on under changed numbers: the entries stay, and those that now share a slot become one at its latest charge."""
         self.fits(now_us, 0)
-        before, self.rule = self.rule, rule
-        is_empty = self.free == before.requests
-        self.free += rule.requests - before.requests
-        if is_empty or rule.window_us == before.window_us:
+        resized, self.rule = rule.window_us != self.rule.window_us, rule
+        if not resized or not self.taken:
             return
         entries = [*self._older(), (self.last_us, self.last_cost)]
         self.times = self.costs = None
@@ -135,7 +129,7 @@ class State(msgspec.Struct, gc=False):
             if times is None or costs is None:
                 times, costs = self.times, self.costs = array("q"), array("I")
             if last_cost > MAX_ENTRY_UNITS:
-                self.free += last_cost - MAX_ENTRY_UNITS
+                self.taken -= last_cost - MAX_ENTRY_UNITS
                 last_cost = MAX_ENTRY_UNITS
             times.append(self.last_us)
             costs.append(last_cost)
@@ -152,8 +146,7 @@ class State(msgspec.Struct, gc=False):
         horizon_us = now_us - window_us
         if self.last_us <= horizon_us:
             self.times = self.costs = None
-            self.head = self.last_cost = 0
-            self.free = self.rule.requests
+            self.head = self.taken = self.last_cost = 0
             self.leaves_us = NEVER_US
             self.seen_us = self.last_us + window_us
             return
@@ -161,12 +154,12 @@ class State(msgspec.Struct, gc=False):
         if times is None or costs is None:
             self.leaves_us = self.last_us + window_us
             return
-        size, free = len(times), self.free
+        size, taken = len(times), self.taken
         while head < size and times[head] <= horizon_us:
-            free += costs[head]
+            taken -= costs[head]
             head += 1
         if head > self.head:
-            self.free = free
+            self.taken = taken
             self.seen_us = max(self.seen_us, times[head - 1] + window_us)
         self.leaves_us = (times[head] if head < size else self.last_us) + window_us
         if head == size:
@@ -182,17 +175,17 @@ class State(msgspec.Struct, gc=False):
         """Drops up to ``units`` of the oldest entry."""
         times, costs = self.times, self.costs
         if times is None or costs is None:
-            taken = min(units, self.last_cost)
-            self.last_cost -= taken
+            dropped = min(units, self.last_cost)
+            self.last_cost -= dropped
         else:
-            taken = min(units, costs[self.head])
-            costs[self.head] -= taken
+            dropped = min(units, costs[self.head])
+            costs[self.head] -= dropped
             if not costs[self.head]:
                 self.head += 1
                 if self.head == len(times):
                     self.times = self.costs = None
                     self.head = 0
-        self.free += taken
+        self.taken -= dropped
 
     def _older(self) -> list[tuple[int, int]]:
         """The entries before the youngest, oldest first, as (instant, units)."""
@@ -205,7 +198,7 @@ class State(msgspec.Struct, gc=False):
         rule = self.rule
         if cost > rule.requests:
             return 0
-        need = cost - self.free
+        need = self.taken + cost - rule.requests
         times, costs = self.times, self.costs
         if times is not None and costs is not None:
             for index in range(self.head, len(times)):

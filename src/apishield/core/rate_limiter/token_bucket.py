@@ -17,13 +17,16 @@ from apishield.core.model import Outcome, TokenBucket
 class State(msgspec.Struct, gc=False):
     """``used`` units of 1/window_us were missing from the full bucket at ``seen_us``, before which no clock goes.
 
-    ``free`` is how many whole units the bucket held then.
+    ``taken`` is as much below ``requests`` as the bucket held whole units then, so that all states are asked alike.
     """
 
     rule: TokenBucket
     seen_us: int = 0
-    free: int = 0
+    taken: int = 0
     used: int = 0
+
+    def __post_init__(self) -> None:
+        self.taken = self.rule.requests - self.rule.burst
 
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether the bucket holds ``cost`` units."""
@@ -40,7 +43,8 @@ class State(msgspec.Struct, gc=False):
         used = self.used - (now_us - self.seen_us) * requests
         self.used = used = cost * window_us + used if used > 0 else cost * window_us
         missing = -used  # so that floor divisions round what is missing up
-        self.free = free = rule.burst + missing // window_us
+        free = rule.burst + missing // window_us
+        self.taken = requests - free
         self.seen_us = now_us
         return Outcome(True, free if free > 0 else 0, 0, -(missing // requests))
 
@@ -77,8 +81,9 @@ class State(msgspec.Struct, gc=False):
 
     def _use(self, now_us: int, used: int) -> None:
         """Goes on from ``used`` at ``now_us``."""
-        window_us = self.rule.window_us
-        self.seen_us, self.free, self.used = now_us, (self.rule.burst * window_us - used) // window_us, used
+        rule = self.rule
+        self.seen_us, self.used = now_us, used
+        self.taken = rule.requests - (rule.burst * rule.window_us - used) // rule.window_us
 
 
 def outcome(rule: TokenBucket, used: int, cost: int, fits: bool) -> Outcome:

@@ -28,13 +28,14 @@ class State(Protocol):
     """What one counter remembers.
 
     ``rule`` is the algorithm it was last asked under. Time never goes behind ``seen_us``: callers pass a ``now_us`` of at
-    least that, and ``adopt`` another rule before they ask under it. Up to ``free`` units fit whenever they are asked for, so
-    that most checks need not call ``fits``; more may, and of a state that can't tell (below 0) nothing is sure.
+    least that, and ``adopt`` another rule before they ask under it. At ``seen_us`` and later no more than ``taken`` of
+    ``rule.requests`` are in use: what they leave is sure to fit, so that most checks need not call ``fits``. More may fit; a
+    state that can't tell takes all there is.
     """
 
     rule: Any
     seen_us: int
-    free: int
+    taken: int
 
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more are within the limit; always where ``cost`` is 0."""
@@ -94,10 +95,10 @@ def decide_known(
     """
     if len(counters) == 1:
         counter, cost = counters[0], costs[0]
-        state = known.get(counter.key)
-        if state is None or state.rule is not counter.limit.algorithm or state.seen_us > now_us:
+        rule, state = counter.limit.algorithm, known.get(counter.key)
+        if state is None or state.rule is not rule or state.seen_us > now_us:
             return None
-        if cost <= state.free or state.fits(now_us, cost):
+        if state.taken + cost <= rule.requests or state.fits(now_us, cost):
             return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
         limit = counter.limit
         if limit.charge_refused or limit.mode is _SHADOW:
@@ -107,11 +108,11 @@ def decide_known(
     states: list[State] = []
     at = 0
     for counter in counters:
-        state, cost = get(counter.key), costs[at]
+        rule, state, cost = counter.limit.algorithm, get(counter.key), costs[at]
         at += 1  # noqa: SIM113  as said above
-        if state is None or state.rule is not counter.limit.algorithm or state.seen_us > now_us:
+        if state is None or state.rule is not rule or state.seen_us > now_us:
             return None
-        if cost > state.free and not state.fits(now_us, cost):
+        if state.taken + cost > rule.requests and not state.fits(now_us, cost):
             fits = False
         states.append(state)
     if not fits:

@@ -1,4 +1,4 @@
-"""What a state says is free: a check that asks for no more is admitted without asking whether it fits, so it must."""
+"""What a state says is taken: a check that asks for no more than that leaves is admitted without asking whether it fits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ steps = st.tuples(
 
 @pytest.mark.parametrize("kind", rules)
 @given(st.data(), st.lists(steps, min_size=5, max_size=40))
-def test_what_is_free_fits_whenever_it_is_asked_for(
+def test_what_is_not_taken_fits_whenever_it_is_asked_for(
     kind: type[Algorithm], data: st.DataObject, taken: list[tuple[str, int, int]]
 ) -> None:
     state, now_us, charged_at_us = new_state(data.draw(rules[kind])), START_US, START_US
@@ -50,14 +50,15 @@ def test_what_is_free_fits_whenever_it_is_asked_for(
                 state.refund(now_us, charged_at_us, cost)
             case "adopt":
                 state.adopt(data.draw(rules[kind]), now_us)
-        assert state.free <= state.rule.ceiling
-        assert state.free <= 0 or state.fits(now_us, state.free)
+        free = state.rule.requests - state.taken
+        assert free <= state.rule.ceiling
+        assert free < 0 or state.fits(now_us, free)
 
 
 @pytest.mark.parametrize("kind", [FixedWindow, SlidingWindow, TokenBucket])
 @given(st.data())
-def test_what_is_free_after_a_charge_is_what_the_check_is_told(kind: type[Algorithm], data: st.DataObject) -> None:
+def test_what_a_charge_leaves_is_what_the_check_is_told(kind: type[Algorithm], data: st.DataObject) -> None:
     state, now_us = new_state(data.draw(rules[kind])), START_US
     for cost in data.draw(st.lists(st.integers(1, 14), min_size=1)):
         now_us += data.draw(st.sampled_from([0, 1, 500_000, SECOND_US]))
-        assert state.charge(now_us, cost).remaining == max(0, state.free)
+        assert state.charge(now_us, cost).remaining == max(0, state.rule.requests - state.taken)
