@@ -41,7 +41,7 @@ class DecisionIds:
     ``keys`` are shared by all nodes: the first writes, all verify. ``spool`` is this process's own.
     """
 
-    __slots__ = ("_copy_mac", "_head", "_head_ms", "_keys", "_sequence", "_spool")
+    __slots__ = ("_copy_mac", "_head", "_head_ms", "_keys", "_sequence", "_spool", "_tail", "_tail_before")
 
     def __init__(self, keys: Sequence[bytes], spool: int) -> None:
         self._keys = tuple(keys)
@@ -50,6 +50,8 @@ class DecisionIds:
         self._sequence = 0
         self._head_ms = -1
         self._head = ""
+        self._tail_before = -1
+        self._tail = ""
 
     @property
     def spool(self) -> int:
@@ -73,13 +75,11 @@ class DecisionIds:
                 _PREFIX + _digits(_uuid(at_ms, self._spool << _SEQUENCE_BITS), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
             )
         pairs = _PAIRS
-        tail = (
-            pairs[sequence >> 30]
-            + pairs[sequence >> 20 & 0x3FF]
-            + pairs[sequence >> 10 & 0x3FF]
-            + pairs[sequence & 0x3FF]
-        )
-        uuid = self._head + tail
+        before = sequence >> 10
+        if before != self._tail_before:  # likewise all but the last two digits for every thousand
+            self._tail_before = before
+            self._tail = pairs[before >> 20] + pairs[before >> 10 & 0x3FF] + pairs[before & 0x3FF]
+        uuid = self._head + self._tail + pairs[sequence & 0x3FF]
         hashed = self._copy_mac()
         hashed.update((uuid + tenant_id).encode())
         mac = int.from_bytes(hashed.digest(), "big")
