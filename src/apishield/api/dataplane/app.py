@@ -7,8 +7,9 @@ socket, without a task, a scope or an event.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 
@@ -36,6 +37,7 @@ from apishield.services.snapshot import TenantView
 log = structlog.get_logger("apishield.dataplane")
 
 MAX_CHECKS = 1000
+_MOST_BRACES = 1 + 3 * MAX_CHECKS  # its own, and of each check its own, its costs' and its attributes'
 _RELEASE = re.compile(r"/v1/decisions/([0-9a-z_]{1,64})/release")
 _JSON = (b"content-type", b"application/json")
 
@@ -46,6 +48,10 @@ _check_decoder = msgspec.json.Decoder(CheckRequest)
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    checks: list[CheckRequest]
+
+
+class _RawBatch(msgspec.Struct, forbid_unknown_fields=True):
     checks: list[msgspec.Raw]
 
 
@@ -54,6 +60,7 @@ class _Reports(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _batch_decoder = msgspec.json.Decoder(_Batch)
+_raw_batch_decoder = msgspec.json.Decoder(_RawBatch)
 _reports_decoder = msgspec.json.Decoder(_Reports)
 _report_decoder = msgspec.json.Decoder(Report)
 
@@ -194,7 +201,7 @@ class DataPlane:
         return self._later(read(headers), body, "/v1/check/batch", self._check_batch_of)
 
     async def _check_batch_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
-        checks = decode(_batch_decoder, body).checks
+        checks = _checks_of(body)
         _bound("checks", len(checks), MAX_CHECKS)
         decisions = await decide_in_turns(
             checks, _check_decoder, partial(self._engine.check, view), partial(self._engine.refuse, view)
@@ -269,6 +276,14 @@ def _decided(asked: Asked, decision: Decision) -> Answer:
 def _request_id(asked: Asked, decision_id: str) -> tuple[bytes, bytes]:
     """The caller's request id where it is sane, else one that tells which decision it was."""
     return b"x-request-id", asked.request_id or b"req_" + decision_id[4:30].encode()
+
+
+def _checks_of(body: bytes) -> Sequence[msgspec.Raw | CheckRequest]:
+    """The checks of a batch; as they stand there where one of them can't be read, or where there may be too many to read."""
+    if body.count(b"{") <= _MOST_BRACES:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return _batch_decoder.decode(body).checks
+    return decode(_raw_batch_decoder, body).checks
 
 
 def _bound(field: str, count: int, most: int) -> None:

@@ -27,21 +27,24 @@ CheckDecoder = msgspec.json.Decoder[CheckRequest]
 
 
 async def decide_in_turns(
-    raws: Sequence[msgspec.Raw],
+    checks: Sequence[msgspec.Raw | CheckRequest],
     decoder: CheckDecoder,
     check: Callable[[CheckRequest], Decision | Awaitable[Decision]],
     refuse: Callable[[str, str], Decision],
 ) -> list[Decision]:
-    """All decisions, in order. Those that wait for a store wait side by side, so that one call of it decides many."""
+    """All decisions, in order. Those that wait for a store wait side by side, so that one call of it decides many.
+
+    A check that is still raw is read by itself, and spoils only itself where it can't be.
+    """
     results: list[Decision | Later[Decision]] = []
     waiting = _Waiting()
     limits = 0
     began = perf_counter()
-    for raw in raws:
+    for asked in checks:
         if limits + waiting.limits >= MAX_LIMITS_A_BATCH:
             result: Decision | Awaitable[Decision] = refuse("bad_request", _TOO_MANY)
         else:
-            result = _ask(raw, decoder, check, refuse)
+            result = _ask(asked, decoder, check, refuse)
         if isinstance(result, Decision):
             limits += _limits_of(result)
         else:
@@ -96,13 +99,15 @@ _TOO_MANY = (
 
 
 def _ask(
-    raw: msgspec.Raw,
+    asked: msgspec.Raw | CheckRequest,
     decoder: CheckDecoder,
     check: Callable[[CheckRequest], Decision | Awaitable[Decision]],
     refuse: Callable[[str, str], Decision],
 ) -> Decision | Awaitable[Decision]:
+    if isinstance(asked, CheckRequest):
+        return check(asked)
     try:
-        request = decode(decoder, bytes(raw))
+        request = decode(decoder, bytes(asked))
     except ProblemError as error:
         return refuse("bad_request", error.detail)
     return check(request)
