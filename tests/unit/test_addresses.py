@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from apishield.core.abuse_detector.addresses import client_address, parse_address, parse_network, within
+from apishield.core.abuse_detector.addresses import Address, client_address, parse_address, parse_network, within
 from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.records import Block
 
@@ -34,6 +37,21 @@ def test_spellings_of_one_address_come_out_the_same(spelling: str, text: str, co
 )
 def test_garbage_is_no_address(garbage: str) -> None:
     assert parse_address(garbage) is None
+
+
+_bytes = st.one_of(st.integers(0, 300).map(str), st.sampled_from(["", "00", "01", "+1", " 1", "1 ", "1_0", "٣", "²"]))
+
+
+@given(st.one_of(st.lists(_bytes, min_size=3, max_size=5).map(".".join), st.ip_addresses(v=4).map(str)))
+def test_an_ipv4_address_is_what_the_standard_library_takes_for_one(text: str) -> None:
+    try:
+        expected: int | None = int(IPv4Address(text))
+    except ValueError:
+        expected = None
+    address = parse_address(text)
+    assert (None if address is None else address.number) == expected
+    if address is not None:
+        assert address == Address(str(IPv4Address(text)), str(IPv4Address(text)), 4, expected or 0)
 
 
 def test_nobody_is_believed_about_the_client_unless_trusted() -> None:
