@@ -196,7 +196,7 @@ def replayed(replay: Replay, kept: list[Kept]) -> list[EventRef]:
 
 drafts = st.builds(
     PolicyDraft, name=st.just("Replayed"), per=per, limit=limits, match=matches, cost=st.sampled_from([1, 1, 2])
-)
+).filter(lambda draft: draft.cost <= draft.limit.algorithm.ceiling)  # others are refused
 others = st.none() | st.builds(PolicyDraft, name=st.just("Other"), per=per, limit=limits)
 
 
