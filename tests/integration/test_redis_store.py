@@ -95,6 +95,23 @@ async def test_every_key_expires_and_none_outlives_its_use(
     assert client.pttl(counter(rule).key) > 0
 
 
+@pytest.mark.parametrize("period", [FixedWindow(9, 1000 * DAY_MS), Quota(9)], ids=["fixed window", "quota"])
+async def test_a_counter_is_kept_to_the_end_of_its_window_however_often_it_is_charged(
+    period: Algorithm, store: RedisStore, client: redis_py.Redis
+) -> None:
+    first = await decide(store, counter(period))
+    ends_ms = (first.now_us + first.outcomes[0].reset_us) // 1000
+
+    def left_ms() -> int:
+        seconds, microseconds = client.time()
+        return int(ends_ms - (seconds * 1_000_000 + microseconds) // 1000)
+
+    for _ in range(3):
+        await decide(store, counter(period))
+        before_ms, kept_ms, after_ms = left_ms(), client.pttl(counter(period).key), left_ms()
+        assert after_ms - 2 <= kept_ms <= max(before_ms + 2, 1000)
+
+
 async def test_what_is_kept_of_a_check_that_is_decided_once_lives_a_minute_and_is_small(
     store: RedisStore, client: redis_py.Redis
 ) -> None:
