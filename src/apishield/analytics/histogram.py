@@ -64,12 +64,27 @@ def bucket_of(value_us: int) -> int:
 
 
 class Histogram:
-    """Counts of values by bucket. Two are equal where all their counts are."""
+    """Counts of values by bucket. Two are equal where all their counts are.
 
-    __slots__ = ("counts",)
+    Values that were added one by one lie side by side until they are asked for: most histograms of an intake hold a few, and
+    are only ever added to one another.
+    """
 
-    def __init__(self) -> None:
-        self.counts: dict[int, int] = {}
+    __slots__ = ("_counts", "_loose")
+
+    def __init__(self, counts: dict[int, int] | None = None) -> None:
+        self._counts: dict[int, int] = {} if counts is None else counts
+        self._loose: list[int] = []
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many values each bucket counts; none counts 0."""
+        if self._loose:
+            counts = self._counts
+            for bucket in self._loose:
+                counts[bucket] = counts.get(bucket, 0) + 1
+            self._loose = []
+        return self._counts
 
     @property
     def count(self) -> int:
@@ -80,32 +95,38 @@ class Histogram:
         """Counts ``value_us`` ``count`` times. Raises ``ValueError`` for a negative value or count."""
         if value_us < 0:
             raise ValueError(f"{value_us} µs is negative; a latency is 0 or more")
-        if count <= 0:
-            if count:
-                raise ValueError(f"{count} is negative; values are only ever added")
-            return
         bucket = bisect_right(_LOWS, value_us) - 1
-        self.counts[bucket] = self.counts.get(bucket, 0) + count
+        if count == 1:
+            self._loose.append(bucket)
+        elif count > 0:
+            self._counts[bucket] = self._counts.get(bucket, 0) + count
+        elif count:
+            raise ValueError(f"{count} is negative; values are only ever added")
 
     def copy(self) -> Histogram:
         """One of the same counts, which goes its own way."""
-        histogram = Histogram()
-        histogram.counts = self.counts.copy()
+        histogram = Histogram(self._counts.copy())
+        histogram._loose = self._loose.copy()
         return histogram
 
     def merge(self, other: Histogram) -> None:
         """Adds all that ``other`` counted."""
-        counts = self.counts
-        for bucket, count in other.counts.items():
+        self._loose += other._loose
+        counts = self._counts
+        for bucket, count in other._counts.items():
             counts[bucket] = counts.get(bucket, 0) + count
 
     def merge_bytes(self, blob: bytes) -> None:
         """Adds what histograms written by ``to_bytes`` counted. Raises ``HistogramError``; nothing is added then."""
-        counts = self.counts
+        counts = self._counts
         for ways, added in _read(blob):
-            for bucket, count in zip(accumulate(ways), added, strict=True):
-                if count:
-                    counts[bucket] = counts.get(bucket, 0) + count
+            if counts:
+                for bucket, count in zip(accumulate(ways), added, strict=True):
+                    if count:
+                        counts[bucket] = counts.get(bucket, 0) + count
+            else:  # the first is the longest, as a rule
+                buckets = compress(accumulate(ways), added)
+                counts.update(zip(buckets, filter(None, added), strict=True))
 
     def quantile(self, share: float) -> int | None:
         """The value in microseconds that ``share`` (0 … 1) of the values do not exceed, by nearest rank, within 1 %.
@@ -126,18 +147,9 @@ class Histogram:
 
     def to_bytes(self) -> bytes:
         """Its compact form: equal histograms give equal bytes."""
-        ways, counts, last = bytearray(), [], 0
-        for bucket in sorted(self.counts):
-            while bucket - last > _LONGEST_WAY:
-                ways.append(_LONGEST_WAY)
-                counts.append(0)
-                last += _LONGEST_WAY
-            ways.append(bucket - last)
-            counts.append(self.counts[bucket])
-            last = bucket
-        width = _width(max(counts, default=0))
-        packed = bytes(counts) if width == 1 else _packer(width, len(counts)).pack(*counts)
-        return bytes((_VERSION, width, len(ways) & 0xFF, len(ways) >> 8)) + ways + packed
+        if len(self._loose) == 1 and not self._counts:
+            return _of_one(self._loose[0])
+        return _written(self.counts)
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Histogram:
@@ -162,9 +174,7 @@ def sum_histograms(blobs: Iterable[bytes]) -> Histogram:
         for ways, counts in _read(blob):
             for bucket, count in zip(accumulate(ways), counts, strict=True):
                 totals[bucket] += count
-    histogram = Histogram()
-    histogram.counts = dict(zip(compress(range(BUCKETS), totals), filter(None, totals), strict=True))
-    return histogram
+    return Histogram(dict(zip(compress(range(BUCKETS), totals), filter(None, totals), strict=True)))
 
 
 def _rank(share: float, count: int) -> int:
@@ -178,9 +188,30 @@ def _fraction(share: float) -> Fraction:
     return Fraction(str(share))
 
 
+def _written(counted: dict[int, int]) -> bytes:
+    ways, counts, last = bytearray(), [], 0
+    for bucket in sorted(counted):
+        while bucket - last > _LONGEST_WAY:
+            ways.append(_LONGEST_WAY)
+            counts.append(0)
+            last += _LONGEST_WAY
+        ways.append(bucket - last)
+        counts.append(counted[bucket])
+        last = bucket
+    width = _width(max(counts, default=0))
+    packed = bytes(counts) if width == 1 else _packer(width, len(counts)).pack(*counts)
+    return bytes((_VERSION, width, len(ways) & 0xFF, len(ways) >> 8)) + ways + packed
+
+
+@lru_cache(maxsize=BUCKETS)
+def _of_one(bucket: int) -> bytes:
+    """The bytes of a histogram of one value: that of every second series of an intake."""
+    return _written({bucket: 1})
+
+
 def _width(largest: int) -> int:
     """How many bytes each count takes."""
-    return next(width for width in _COUNTS if largest < 1 << 8 * width)
+    return 1 if largest < 1 << 8 else next(width for width in _COUNTS if largest < 1 << 8 * width)
 
 
 def _packer(width: int, buckets: int) -> Struct:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from apishield.analytics.histogram import sum_histograms
+from apishield.analytics.histogram import Histogram
 
 LOOSE_BYTES: Final = 256
 """What may lie behind the first part however short that is."""
@@ -31,7 +31,7 @@ def is_loose(latency: bytes) -> bool:
 
 def packed(latency: bytes) -> bytes:
     """The same counts as one histogram."""
-    return sum_histograms([latency]).to_bytes()
+    return Histogram.from_bytes(latency).to_bytes()
 
 
 # As ``is_loose``; the layout of the first four bytes is that of ``analytics.histogram``.

@@ -6,9 +6,10 @@ in one. Hours are summed from minutes and days from hours, row by row, histogram
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from operator import add
-from typing import Any, Final
+from typing import Final
 
 from apishield.analytics.histogram import Histogram
 from apishield.analytics.rollup import Measures
@@ -25,7 +26,9 @@ Cell = tuple[Places, int, Measures]
 _MEASURES: Final = slice(3, -1)  # of a row: set, bucket, series, the sums, latency
 _MOST: Final = 1 << 50
 """What a row of a minute may add of anything: a day of such minutes still fits into 64 bits."""
-_Sums = dict[tuple[int, int, int], list[Any]]
+_RowPlace = tuple[int, int, int]  # set, bucket, series
+_Sums = tuple[int, int, int, int, int, int, int, int, int, int, Histogram | None]  # in the order of the columns
+_Groups = defaultdict[_RowPlace, list[_Sums]]
 _Units = dict[tuple[int, int, int, str], int]
 
 
@@ -39,104 +42,79 @@ class RollupRows:
     """
 
     def __init__(self, cells: Iterable[Cell]) -> None:
-        cold: _Sums = {}
-        hot: _Sums = {}
-        countries: _Sums = {}
-        tenants: dict[tuple[int, int, int], Place] = {}
+        cold, hot, countries, tenants = (_Groups(list) for _ in range(4))
+        by_tenants: dict[_RowPlace, Place] = {}
         units: _Units = {}
-        for (full, by_key, by_endpoint, by_country, by_tenant), bucket_s, measures in cells:
-            _add(cold, units, full, bucket_s, measures)
-            _add(cold, units, by_key, bucket_s, measures)
-            _add(hot, units, by_endpoint, bucket_s, measures)
-            _add(countries, units, by_country, bucket_s, measures)
-            tenants[by_country[0], bucket_s, by_country[1]] = by_tenant
+        for places, bucket_s, measures in cells:
+            full, by_key, by_endpoint, by_country, by_tenant = places
+            sums = _sums_of(measures)
+            cold[full[0], bucket_s, full[1]].append(sums)
+            cold[by_key[0], bucket_s, by_key[1]].append(sums)
+            hot[by_endpoint[0], bucket_s, by_endpoint[1]].append(sums)
+            place = (by_country[0], bucket_s, by_country[1])
+            countries[place].append(sums)
+            by_tenants[place] = by_tenant
             if measures.units:
-                _add_units(units, by_tenant, bucket_s, measures.units)
-        for place, sums in countries.items():
-            set_id, series_id = tenants[place]
-            _sum(hot, (set_id, place[1], series_id), sums)
-        hot.update(countries)
+                for set_id, series_id in places:
+                    _add_units(units, (set_id, bucket_s, series_id), measures.units)
+        for place, some in countries.items():
+            set_id, series_id = by_tenants[place]
+            total = _total(some)
+            hot[place].append(total)
+            tenants[set_id, place[1], series_id].append(total)
+        hot |= tenants
         self.cold = _levels(cold)
         self.hot = _levels(hot)
         self.units = _unit_rows(units)
 
 
-def _add(sums: _Sums, units: _Units, place: Place, bucket_s: int, measures: Measures) -> None:
-    key = (place[0], bucket_s, place[1])
-    latency = measures.latency
-    row = sums.get(key)
-    if row is None:
-        sums[key] = [
-            measures.requests,
-            measures.cost,
-            measures.bytes,
-            measures.results,
-            measures.status_1xx,
-            measures.status_2xx,
-            measures.status_3xx,
-            measures.status_4xx,
-            measures.status_5xx,
-            measures.latency_us,
-            None if latency is None else latency.counts.copy(),
-        ]
-    else:
-        row[0] += measures.requests
-        row[1] += measures.cost
-        row[2] += measures.bytes
-        row[3] += measures.results
-        row[4] += measures.status_1xx
-        row[5] += measures.status_2xx
-        row[6] += measures.status_3xx
-        row[7] += measures.status_4xx
-        row[8] += measures.status_5xx
-        row[9] += measures.latency_us
-        if latency is not None:
-            row[10] = _merged(row[10], latency.counts)
-    if measures.units:
-        _add_units(units, place, bucket_s, measures.units)
+def _sums_of(measures: Measures) -> _Sums:
+    return (
+        measures.requests,
+        measures.cost,
+        measures.bytes,
+        measures.results,
+        measures.status_1xx,
+        measures.status_2xx,
+        measures.status_3xx,
+        measures.status_4xx,
+        measures.status_5xx,
+        measures.latency_us,
+        measures.latency,
+    )
 
 
-def _sum(sums: _Sums, key: tuple[int, int, int], more: list[Any]) -> None:
-    row = sums.get(key)
-    if row is None:
-        sums[key] = [*more[:-1], None if more[-1] is None else more[-1].copy()]
-    else:
-        row[:-1] = map(add, row[:-1], more[:-1])
-        if more[-1] is not None:
-            row[-1] = _merged(row[-1], more[-1])
+def _total(some: list[_Sums]) -> _Sums:
+    """The sum of at least one; the histograms of those that are summed stay as they are."""
+    if len(some) == 1:
+        return some[0]
+    *numbers, latencies = zip(*some, strict=True)
+    merged: Histogram | None = None
+    for latency in filter(None, latencies):
+        if merged is None:
+            merged = latency.copy()
+        else:
+            merged.merge(latency)
+    return (*map(sum, numbers), merged)  # type: ignore[return-value]  # as many as there were
 
 
-def _merged(counts: dict[int, int] | None, more: dict[int, int]) -> dict[int, int]:
-    if counts is None:
-        return more.copy()
-    for bucket, count in more.items():
-        counts[bucket] = counts.get(bucket, 0) + count
-    return counts
-
-
-def _add_units(sums: _Units, place: Place, bucket_s: int, units: Mapping[str, int]) -> None:
+def _add_units(sums: _Units, place: _RowPlace, units: Mapping[str, int]) -> None:
     for unit, cost in units.items():
-        key = (place[0], bucket_s, place[1], unit)
+        key = (*place, unit)
         sums[key] = sums.get(key, 0) + cost
 
 
-def _levels(sums: _Sums) -> dict[Step, list[Row]]:
-    minutes = [(*place, *_bounded(sums[place]), _packed(sums[place][-1])) for place in sorted(sums)]
+def _levels(groups: _Groups) -> dict[Step, list[Row]]:
+    minutes = [_row(place, _total(groups[place])) for place in sorted(groups)]
     hours = _summed(minutes, Step.HOUR)
     return {Step.MINUTE: minutes, Step.HOUR: hours, Step.DAY: _summed(hours, Step.DAY)}
 
 
-def _bounded(sums: list[Any]) -> list[int]:
-    numbers = sums[:-1]
-    return [min(number, _MOST) for number in numbers] if max(numbers) > _MOST else numbers
-
-
-def _packed(counts: dict[int, int] | None) -> bytes | None:
-    if counts is None:
-        return None
-    histogram = Histogram()
-    histogram.counts = counts
-    return histogram.to_bytes()
+def _row(place: _RowPlace, sums: _Sums) -> Row:
+    *numbers, latency = sums
+    if max(numbers) > _MOST:
+        numbers = [min(number, _MOST) for number in numbers]
+    return (*place, *numbers, None if latency is None else latency.to_bytes())
 
 
 def _summed(rows: list[Row], step: Step) -> list[Row]:
