@@ -17,7 +17,7 @@ import msgspec
 
 from apishield.analytics.endpoint_names import collapse
 from apishield.analytics.histogram import MAX_VALUE_US, Histogram
-from apishield.analytics.steps import MINUTE_S, SECOND_US, Step, floor
+from apishield.analytics.steps import HOUR_S, MINUTE_S, SECOND_US, Step, floor
 from apishield.core.abuse_detector.addresses import parse_address
 from apishield.core.endpoints import METHODS
 from apishield.core.events import CATALOGUED, PEEK, TEST, CountEvent, DecisionEvent, ResultEvent, SettlementEvent, Units
@@ -29,6 +29,7 @@ OTHER: Final = "(other)"
 REQUESTS: Final = "requests"
 ADMITTED: Final = "ok"
 _MINUTE_US: Final = MINUTE_S * SECOND_US
+_HOUR_MINUTES: Final = HOUR_S // MINUTE_S
 _KEPT_FLAGS: Final = TEST | CATALOGUED
 _MAX_COUNTRY: Final = 2
 
@@ -183,7 +184,10 @@ class Rollup(dict[tuple[Series, int], Measures]):
 
 
 class _Cell(NamedTuple):
-    """Where the events of one series and minute are summed: decisions by address beside the measures."""
+    """Where the events of one series and minute are summed.
+
+    ``by_address`` counts decisions by address, of all cells of the tenant, environment, hour and outcome together.
+    """
 
     series: Series
     minute: int
@@ -204,13 +208,14 @@ class Aggregator:
         self._cells: dict[tuple[object, ...], _Cell] = {}
         self._names: dict[str | None, str] = {}
         self._known: dict[tuple[str, str, str, bool], bool] = {}
+        self._by_address: dict[tuple[str, str, int, bool], dict[str, int]] = {}
 
     def cells(self) -> Iterator[tuple[Series, int, Measures]]:
         """All that was added, in the most detailed grouping set: series, start of the minute, measures.
 
         The measures are the aggregator's own. The same series and minute may come several times.
         """
-        return ((cell.series, cell.minute * MINUTE_S, cell.measures) for cell in self._cells.values())
+        return ((series, minute * MINUTE_S, measures) for series, minute, measures, _ in self._cells.values())
 
     @property
     def minutes(self) -> Rollup:
@@ -230,19 +235,20 @@ class Aggregator:
         For each: [requests, of which refused]. Summed when asked for, as ``minutes``.
         """
         sums: dict[tuple[str, str, int, str], list[int]] = {}
-        for series, minute, _, by_address in self._cells.values():
-            hour_s = floor(minute * MINUTE_S, Step.HOUR)
-            refused = series.code != ADMITTED
+        for (tenant_id, environment, hour, refused), by_address in self._by_address.items():
+            hour_s = hour * HOUR_S
             for address, count in by_address.items():
-                shown = (series.tenant_id, series.environment, hour_s, _counted(address) if ":" in address else address)
-                counts = sums.setdefault(shown, [0, 0])
-                counts[0] += count
-                if refused:
-                    counts[1] += count
+                place = (tenant_id, environment, hour_s, _counted(address) if ":" in address else address)
+                counts = sums.get(place)
+                if counts is None:
+                    sums[place] = [count, count if refused else 0]
+                else:
+                    counts[0] += count
+                    counts[1] += count if refused else 0
         return sums
 
-    def add_decision(self, event: DecisionEvent) -> None:
-        """Counts one decision in the minute in which it was made. A peek is not counted."""
+    def add_decision(self, event: DecisionEvent, result: ResultEvent | None = None) -> None:
+        """Counts one decision in the minute in which it was made, with its result if that is known. A peek is not counted."""
         if event.flags & PEEK:
             return
         _, _, measures, by_address = self._cell(event)
@@ -256,6 +262,8 @@ class Aggregator:
             measures.cost += units
         else:
             measures.add_units(as_units(units))
+        if result is not None:
+            _add_result(measures, code, result)
 
     def add_count(self, event: CountEvent) -> None:
         """Counts many decisions of one kind whose details were given up. Their addresses and latencies are not known."""
@@ -274,21 +282,8 @@ class Aggregator:
 
     def add_result(self, decision: DecisionEvent, result: ResultEvent) -> None:
         """Counts what the API answered, in the minute of its decision. A latency counts as 0 to ``MAX_VALUE_US``."""
-        if decision.flags & PEEK:
-            return
-        measures = self._cell(decision).measures
-        measures.results += 1
-        if decision.code == ADMITTED:
-            measures.add_status(result.status)
-        if result.bytes:
-            measures.bytes += result.bytes
-        latency_us = result.latency_us
-        if not 0 <= latency_us <= MAX_VALUE_US:
-            latency_us = 0 if latency_us < 0 else MAX_VALUE_US
-        measures.latency_us += latency_us
-        if measures.latency is None:
-            measures.latency = Histogram()
-        measures.latency.add(latency_us)
+        if not decision.flags & PEEK:
+            _add_result(self._cell(decision).measures, decision.code, result)
 
     def add_settlement(self, decision: DecisionEvent, settlement: SettlementEvent, current: Units) -> None:
         """Counts the difference between what the check cost in the end and ``current``, in the minute of its decision.
@@ -326,7 +321,10 @@ class Aggregator:
         )
         cell = self._cells.get(place)
         if cell is None:
-            cell = self._cells[place] = _Cell(self._series(event, endpoint), minute, Measures(), {})
+            series = self._series(event, endpoint)
+            sharing = (series.tenant_id, series.environment, minute // _HOUR_MINUTES, series.code != ADMITTED)
+            by_address = self._by_address.setdefault(sharing, {})
+            cell = self._cells[place] = _Cell(series, minute, Measures(), by_address)
         return cell
 
     def _series(self, event: DecisionEvent | CountEvent, endpoint: str) -> Series:
@@ -353,6 +351,21 @@ class Aggregator:
         if known is None:
             known = self._known[asked] = self._known_endpoint(*asked)
         return known
+
+
+def _add_result(measures: Measures, code: str, result: ResultEvent) -> None:
+    measures.results += 1
+    if code == ADMITTED:
+        measures.add_status(result.status)
+    if result.bytes:
+        measures.bytes += result.bytes
+    latency_us = result.latency_us
+    if not 0 <= latency_us <= MAX_VALUE_US:
+        latency_us = 0 if latency_us < 0 else MAX_VALUE_US
+    measures.latency_us += latency_us
+    if measures.latency is None:
+        measures.latency = Histogram()
+    measures.latency.add(latency_us)
 
 
 def environment_of(flags: int) -> str:

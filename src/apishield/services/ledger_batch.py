@@ -7,6 +7,8 @@ here is kept after the transaction but ``RecentDecisions``, which is bounded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -34,6 +36,7 @@ LATEST_RESULT_US: Final = 24 * _HOUR_US
 """A result that is told later than this after its decision is not taken."""
 
 Place = tuple[int, int]
+_tenant_id = attrgetter("tenant_id")
 
 
 class RecentDecisions:
@@ -51,9 +54,12 @@ class RecentDecisions:
         """The decision at this place, if it is remembered."""
         return self._young.get(place) or self._old.get(place)
 
-    def add(self, decisions: Mapping[Place, DecisionEvent]) -> None:
-        """Remembers decisions; at most about twice ``at_least`` and what is added at once."""
-        self._young.update(decisions)
+    def add(self, decisions: dict[Place, DecisionEvent]) -> None:
+        """Remembers decisions, in a dictionary that is the caller's no more; at most about twice ``at_least`` and these."""
+        if self._young:
+            self._young.update(decisions)
+        else:
+            self._young = decisions
         if len(self._young) >= self._at_least:
             self._old, self._young = self._young, {}
 
@@ -107,10 +113,7 @@ class Batch:
 
     def tenants(self) -> set[str]:
         """Whose endpoints are to be known before the sums are made."""
-        found = {event.tenant_id for event in self.decisions.values()}
-        found.update(event.tenant_id for event in self.counts)
-        found.update(event.tenant_id for event in self.late)
-        return found
+        return set(map(_tenant_id, chain(self.decisions.values(), self.counts, self.late)))
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -162,18 +165,37 @@ class Batch:
         """The sums of everything; notes what is to be kept, and what waits for its decision."""
         sums = Aggregator(knows_endpoint)
         add_decision, add_chunk, details = sums.add_decision, self.chunks.add_decision, self._details
-        for (spool, _), event in self.decisions.items():
-            add_decision(event)
-            add_chunk(spool, event if details else _bare(event))
+        results, others = self._sorted_late()
+        for place, event in self.decisions.items():
+            result = results.get(place)
+            add_decision(event, result)
+            add_chunk(place[0], event if details else _bare(event))
+            if result is not None and not event.flags & PEEK:
+                self.chunks.add_result(result, event.at_us)
         for count in self.counts:
             sums.add_count(count)
-        for late in self.late:
+        for late in others:
             decision = self._decision((late.spool, late.sequence))
             if decision is None or decision.tenant_id != late.tenant_id:
                 self.waiting.append(late)
             elif not decision.flags & PEEK:
                 self._join(sums, decision, late)
         return sums
+
+    def _sorted_late(self) -> tuple[dict[Place, ResultEvent], list[Late]]:
+        """Results whose decision is in this intake, by its place, each of which there is once; and all others."""
+        decisions = self.decisions
+        results: dict[Place, ResultEvent] = {}
+        others: list[Late] = []
+        for late in self.late:
+            if type(late) is ResultEvent:
+                place = (late.spool, late.sequence)
+                decision = decisions.get(place)
+                if decision is not None and decision.tenant_id == late.tenant_id:
+                    results[place] = late
+                    continue
+            others.append(late)
+        return results, others
 
     def _join(self, sums: Aggregator, decision: DecisionEvent, late: Late) -> None:
         if isinstance(late, ResultEvent):
