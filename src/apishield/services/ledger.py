@@ -43,8 +43,6 @@ __all__ = ["Applied", "Claim", "Fenced", "LedgerService", "LedgerStats"]
 
 log = structlog.get_logger("apishield.ledger")
 
-EVENTS_AT_ONCE: Final = 20_000
-"""About how many events an intake should hold: more cost less each, but hold the database's one writer longer."""
 PENDING_PER_TENANT: Final = 100_000
 
 _DAY_US: Final = 24 * 3_600_000_000
@@ -128,7 +126,8 @@ class LedgerService:
         """
         for tries_left in reversed(range(_TRIES)):
             try:
-                return await self._apply(claim, intake, patient=not tries_left)
+                with _uncollected():
+                    return await self._apply(claim, intake, patient=not tries_left)
             except Contended:
                 self.stats.contended += 1
             except ProblemError as problem:
@@ -146,11 +145,10 @@ class LedgerService:
         fresh, marks, repeated = await self._fresh(claim, intake)
         bits = TakenBits()
         if not patient:  # look first, and write only if it is still so
-            with _uncollected():
-                batch = self._read(now_us, fresh)
-                async with self._database.read() as work:
-                    await self._join(work.connection, batch, bits)
-                rows = await self._rows(batch)
+            batch = self._read(now_us, fresh)
+            async with self._database.read() as work:
+                await self._join(work.connection, batch, bits)
+            rows = await self._rows(batch)
         async with self._database.transaction() as work:
             connection = work.connection
             positions = Positions(connection)
@@ -351,7 +349,10 @@ class LedgerService:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Spares the garbage collector a look at a hundred thousand new objects, none of which refers to itself."""
+    """Spares the garbage collector a look at a hundred thousand new objects, none of which refers to itself.
+
+    Until they are gone: it would begin with all that is there when it is let loose.
+    """
     if not gc.isenabled():
         yield
         return

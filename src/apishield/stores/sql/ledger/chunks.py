@@ -7,7 +7,8 @@ chunks can hold it without an entry per decision.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ COLUMNS: Final = "tenant_id, kind, spool, first_sequence, last_sequence, from_us
 INSERT: Final = f"INSERT INTO decision_chunks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 
 Kept = DecisionEvent | ResultEvent | SettlementEvent
+_sequence, _at_us, _decided_at_ms = map(attrgetter, ("sequence", "at_us", "decided_at_ms"))
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -80,14 +82,14 @@ class ChunkRows:
             for (tenant_id, spool, _, hour), events in groups.items():
                 for start in range(0, len(events), EVENTS_AT_MOST):
                     some = events[start : start + EVENTS_AT_MOST]
-                    found.append((tenant_id, kind, spool, *_extent(some, hour), len(some), pack(some)))
+                    found.append((tenant_id, kind, spool, *_extent(kind, some, hour), len(some), pack(some)))
         return found
 
 
-def _extent(events: Iterable[Kept], hour: int) -> tuple[int, int, int, int]:
+def _extent(kind: str, events: Sequence[Kept], hour: int) -> tuple[int, int, int, int]:
     """First and last sequence, earliest and latest moment of the decisions."""
-    sequences = [event.sequence for event in events]
-    times_us = [event.at_us if type(event) is DecisionEvent else event.decided_at_ms * 1000 for event in events]  # type: ignore[union-attr]
+    sequences = list(map(_sequence, events))
+    times_us = list(map(_at_us, events)) if kind == "decision" else [at * 1000 for at in map(_decided_at_ms, events)]
     # A result whose decision's time was put right tells another hour than the one it is kept by.
     start_us, end_us = hour * HOUR_US, (hour + 1) * HOUR_US - 1
     earliest, latest = max(min(times_us), start_us), min(max(times_us), end_us)
