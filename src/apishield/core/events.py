@@ -159,6 +159,21 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         return decode_events(self.payload)
 
 
+class ReadFrame(Frame, frozen=True, gc=False):
+    """A frame whose events were read already, since that is how it was found to be whole."""
+
+    read: list[Event]
+
+    @classmethod
+    def of(cls, frame: Frame) -> ReadFrame:
+        """Raises ``msgspec.DecodeError`` where the payload is none of ours."""
+        return cls(frame.end, frame.payload, frame.events())
+
+    def events(self) -> list[Event]:
+        """Its events."""
+        return self.read
+
+
 class SpoolPart(msgspec.Struct, frozen=True):
     """Frames of one spool, in order."""
 

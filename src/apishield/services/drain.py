@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 
-from apishield.core.events import Frame, Intake, SpoolPart
+from apishield.core.events import Frame, Intake, ReadFrame, SpoolPart
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
 from apishield.errors import ProblemError
@@ -187,14 +187,12 @@ class SpoolDrain:
             for frame in part.frames:
                 self._put_aside(part.spool, frame, "the ledger failed at it")
             return SpoolPart(part.spool, [])
-        frames = []
+        frames: list[Frame] = []
         for frame in part.frames:
             try:
-                frame.events()
+                frames.append(ReadFrame.of(frame))
             except msgspec.DecodeError as error:
                 self._put_aside(part.spool, frame, str(error))
-            else:
-                frames.append(frame)
         return SpoolPart(part.spool, frames)
 
     def _put_aside(self, spool: int, frame: Frame, reason: str) -> None:

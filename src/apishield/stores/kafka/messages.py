@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from apishield.core.events import CountEvent, DecisionEvent, Event, Frame, SpoolPart, encode_events
+from apishield.core.events import CountEvent, DecisionEvent, Event, Frame, ReadFrame, SpoolPart, encode_events
 
 VERSION: Final = 1
 MESSAGE_BYTES: Final = 512 * 1024
@@ -32,15 +32,6 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: int
     spool: int
     frames: list[tuple[int, bytes]]
-
-
-class _ReadFrame(Frame, frozen=True, gc=False):
-    """A frame whose events were read already, since that is how it was found to be whole."""
-
-    read: list[Event]
-
-    def events(self) -> list[Event]:
-        return self.read
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -141,7 +132,7 @@ def readable(part: SpoolPart) -> tuple[SpoolPart, str | None]:
     reason: str | None = None
     for frame in part.frames:
         try:
-            frames.append(_ReadFrame(frame.end, frame.payload, frame.events()))
+            frames.append(ReadFrame.of(frame))
         except msgspec.DecodeError as error:
             reason = reason or f"undecodable: the frame up to {frame.end}: {error}"
     return SpoolPart(part.spool, frames), reason
