@@ -4,8 +4,8 @@
 number of events ten times over into the same tables, to see whether an event costs more the more there are.
 
 The traffic: 50 tenants of very different size, 2,000 keys that call a few of 60 endpoints each, 10 % refusals, results for 80 %
-of what was admitted, a second of traffic in each intake of 20,000 events. CPU is this process' alone; with SQLite that is the
-database, too; on a machine that has other work it tells more than the seconds do.
+of what was admitted, in intakes of as many events as a worker reads at once. CPU is this process' alone; with SQLite that is
+the database, too; on a machine that has other work it tells more than the seconds do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from apishield.core.events import (
     encode_events,
 )
 from apishield.services.ledger import LedgerService
+from apishield.stores.spool.reader import READ_EVENTS
 from apishield.stores.sql.database import Database
 
 TENANTS, KEYS, ENDPOINTS = 50, 2_000, 60
@@ -59,10 +60,10 @@ class Traffic:
         self._end = 0
 
     def intakes(self, events: int) -> Iterator[Intake]:
-        """Intakes of about 20,000 events each."""
+        """Intakes of about ``READ_EVENTS`` events each."""
         made = 0
         while made < events:
-            batch = self._second(min(EVENTS_A_SECOND, events - made))
+            batch = self._events(min(READ_EVENTS, events - made))
             made += len(batch)
             start, frames = self._end, []
             for first in range(0, len(batch), FRAME):
@@ -72,7 +73,7 @@ class Traffic:
                 frames.append(Frame(self._end, bytes(buffer)))
             yield Intake(f"spool:{SPOOL:08x}", start, self._end, [SpoolPart(SPOOL, frames)])
 
-    def _second(self, events: int) -> list[Event]:
+    def _events(self, events: int) -> list[Event]:
         chance = self._random
         found: list[Event] = []
         keys = chance.choices(self._keys, self._key_weights, k=events)

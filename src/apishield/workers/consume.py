@@ -31,8 +31,8 @@ from apishield.stores.sql.ledger.positions import Claim, Fenced
 
 POLL_SECONDS = 0.2
 POLL_BYTES = 8 * 1024 * 1024
-INTAKE_BYTES = 2 * 1024 * 1024
-"""What one transaction takes; more waits for the next."""
+INTAKE_BYTES = 6 * 1024 * 1024
+"""What one transaction takes, some 40,000 events; more waits for the next. More cost less each, but make others wait longer."""
 _LONGEST_PAUSE_SECONDS = 5.0
 _TELL_SECONDS = 2.0
 _SETTLE_SECONDS = 0.5

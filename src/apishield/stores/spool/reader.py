@@ -38,9 +38,10 @@ from apishield.stores.spool.quarantine import put_aside
 
 log = structlog.get_logger("apishield.spool")
 
-# No read takes more, whoever reads: ``folding`` relies on it.
-READ_BYTES = MAX_FRAME_BYTES + HEADER_BYTES
-READ_EVENTS = 20_000
+# No read takes more, whoever reads: ``folding`` relies on it. The largest frame fits in.
+READ_BYTES = MAX_FRAME_BYTES * 3 // 2 + HEADER_BYTES
+READ_EVENTS = 40_000
+"""More cost less each, since more of them count in the same rows, but hold the database's one writer longer."""
 _CHUNK_BYTES = READ_BYTES
 
 
