@@ -25,7 +25,7 @@ from apishield.services.analytics.service import AnalyticsService
 from apishield.services.audit import AuditService
 from apishield.services.blocks import BlockService
 from apishield.services.customers import CustomerService
-from apishield.services.drain import SpoolDrain
+from apishield.services.drain import EVENTS_BESIDE_CHECKS, SpoolDrain
 from apishield.services.endpoints import EndpointService
 from apishield.services.engine import Engine
 from apishield.services.freshness import Freshness
@@ -340,7 +340,13 @@ class Runtime:
         spools = Spools(self.settings.data_dir / SPOOL_DIRECTORY, max_bytes=self.settings.spool_bytes)
         ledger = LedgerService(self.database, self.clock, replay_days=self.settings.replay_days)
         show_ledger(self.metrics, ledger.stats)
-        return SpoolDrain(spools, traced(ledger, self.tracing), self.clock, owner=self.node_id)
+        return SpoolDrain(
+            spools,
+            traced(ledger, self.tracing),
+            self.clock,
+            owner=self.node_id,
+            events_at_once=EVENTS_BESIDE_CHECKS,
+        )
 
     async def _drain_the_rest(self, drain: SpoolDrain) -> None:
         try:

@@ -48,6 +48,18 @@ async def test_a_living_process_is_drained_and_its_spool_stays(tmp_path: Path) -
     assert (tmp_path / "0a1b2c3d").is_dir()
 
 
+async def test_a_drain_takes_no_more_at_once_than_it_may_and_says_that_there_is_more(tmp_path: Path) -> None:
+    ledger, writer = MemoryLedger(), SpoolWriter(tmp_path, SPOOL, ManualClock())
+    drain = SpoolDrain(Spools(tmp_path, max_bytes=64 * MEGABYTE), ledger, ManualClock(), owner="node", events_at_once=4)
+    events = [event for first in range(1, 13, 2) for event in write(writer, first, first + 1)]
+    for taken in (4, 8):
+        assert await drain.step()
+        assert ledger.events == events[:taken]
+    assert not await drain.step()
+    assert ledger.events == events
+    assert drain.stats.intakes == 3
+
+
 async def test_the_spool_of_a_process_that_is_gone_is_drained_and_removed(tmp_path: Path) -> None:
     ledger, writer = MemoryLedger(), SpoolWriter(tmp_path, SPOOL, ManualClock())
     events = write(writer, 1, 2)

@@ -30,6 +30,9 @@ log = structlog.get_logger("apishield.ledger")
 PASSING: Final = (ProblemError, OSError, InterfaceError, InternalError, OperationalError, ProgrammingError)
 """Troubles of the database and of the disk, which somebody mends; whatever else fails would fail again."""
 
+EVENTS_BESIDE_CHECKS: Final = 2_000
+"""What a process takes at once that decides checks on the same loop: they wait for some 50 ms at most."""
+
 HOUSEKEEPING_US = 3600 * SECOND_US
 """How often the ledger is tidied up, and claims are renewed so that it does not forget a spool in which nothing happens."""
 
@@ -67,11 +70,15 @@ class DrainStats(msgspec.Struct):
 class SpoolDrain:
     """Drains the spools of this node, as long as no other worker of the node does.
 
-    ``step`` is one round; ``draining`` whether this is the worker that drains.
+    ``step`` is one round; ``draining`` whether this is the worker that drains. ``events_at_once`` are what it takes in one
+    transaction, for which it keeps the loop busy: a process that decides checks as well gives few.
     """
 
-    def __init__(self, spools: Spools, ledger: Ledger, clock: Clock, *, owner: str) -> None:
+    def __init__(
+        self, spools: Spools, ledger: Ledger, clock: Clock, *, owner: str, events_at_once: int = READ_EVENTS
+    ) -> None:
         self.spools = spools
+        self._most_at_once = events_at_once
         self.stats = DrainStats()
         self.draining = False
         self._ledger, self._clock, self._owner = ledger, clock, owner
@@ -137,7 +144,7 @@ class SpoolDrain:
         position = self._positions[reader.spool]
         reader.forget(position)  # before reading on: see ``stores.spool.folding``
         orphaned = reader.adopt()  # before reading: only then is the end that is found the end
-        at_once = self._at_once.get(reader.spool, READ_EVENTS)
+        at_once = self._at_once.get(reader.spool, self._most_at_once)
         part, end = reader.read(position, max_events=at_once)
         if part.frames:
             try:
@@ -149,8 +156,8 @@ class SpoolDrain:
                 return True
             self._positions[reader.spool] = end
             self.stats.intakes += 1
-            if at_once < READ_EVENTS:
-                self._at_once[reader.spool] = min(2 * at_once, READ_EVENTS)
+            if at_once < self._most_at_once:
+                self._at_once[reader.spool] = min(2 * at_once, self._most_at_once)
         if orphaned and not reader.behind:
             reader.remove()
             self._let_go(reader.spool)
@@ -173,7 +180,7 @@ class SpoolDrain:
 
         Where a single frame fails by something else than the database's trouble, no later try would go better.
         """
-        at_once = self._at_once.get(spool, READ_EVENTS)
+        at_once = self._at_once.get(spool, self._most_at_once)
         if at_once == 1 and spool in self._positions and not isinstance(error, PASSING):
             self._untakable.add((spool, self._positions[spool]))
         self._at_once[spool] = max(1, at_once // 4)
