@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 
@@ -117,12 +118,47 @@ def test_one_tenant_fills_all_partitions() -> None:
         (encode([2, 7, []]), "version: 2, this worker reads 1"),
         (encode([3, {"another": "layout"}]), "version: 3, this worker reads 1"),
         (bytes(messages.LARGEST_MESSAGE_BYTES + 1), "oversize: 1048577 bytes"),
+        (b"\x91" * 2000, "undecodable"),
+        (b"\x91" * 200_000, "undecodable"),
+        (b"\x93\x02" + b"\x91" * 2000, "undecodable"),
+        (encode([1, 2**63, []]), "undecodable: Expected `int` <= 9223372036854775807"),
+        (encode([1, 7, [[2**64 - 1, b""]]]), "undecodable: Expected `int` <= 9223372036854775807"),
+        (b"\xdd\xff\xff\xff\xff", "undecodable"),
     ],
 )
 def test_what_is_no_message_of_ours_says_why(value: bytes | None, reason: str) -> None:
     with pytest.raises(UnreadableMessageError) as caught:
         decode_message(value)
     assert str(caught.value).startswith(reason)
+
+
+@given(value=st.one_of(st.binary(max_size=200), st.integers(1, 3000).map(lambda depth: b"\x91" * depth)))
+def test_whatever_bytes_come_they_are_read_or_refused_with_a_reason(value: bytes) -> None:
+    with contextlib.suppress(UnreadableMessageError):
+        readable(decode_message(value))
+    part, reason = readable(SpoolPart(SPOOL, [Frame(9, value)]))
+    assert bool(part.frames) == (reason is None)
+
+
+DECISION = DecisionEvent(1, 1, "ten_1", "ok", 0, "key_1")
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"\x91" * 2000, "Expected `int`, got `array`"),
+        (encode([DECISION]).replace(b"ten_1", b"ten_\xff"), "UnicodeDecodeError"),
+        (encode([msgspec.structs.replace(DECISION, sequence=2**63)]), "Expected `int` <= 9223372036854775807"),
+        (encode([msgspec.structs.replace(DECISION, units={"tokens": 2**63})]), "Expected `int` <= 9223372036854775807"),
+        (encode([msgspec.structs.replace(DECISION, tenant_id="a\0b")]), "a tenant_id holds NUL"),
+    ],
+)
+def test_an_event_that_no_ledger_could_keep_is_none(payload: bytes, reason: str) -> None:
+    part, why = readable(SpoolPart(SPOOL, [Frame(7, payload)]))
+    assert part.frames == []
+    assert why is not None
+    assert why.startswith("undecodable: the frame up to 7: ")
+    assert reason in why
 
 
 def test_a_frame_that_holds_no_events_takes_no_other_with_it() -> None:

@@ -13,11 +13,14 @@ the Unix epoch. Nothing here is a secret: no query string, no body, no credentia
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-Units = int | dict[str, int]
+Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What the ledger can keep; MessagePack goes further."""
+
+Units = Integer | dict[str, Integer]
 """What a check cost: a number of requests, or units by name."""
 
 TEST: Final = 1  # flag: the key's environment is test
@@ -42,10 +45,10 @@ class Refusal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     limit: str
     strategy: str
     unit: str
-    ceiling: int
-    remaining: int
-    window_us: int | None
-    retry_after_us: int | None
+    ceiling: Integer
+    remaining: Integer
+    window_us: Integer | None
+    retry_after_us: Integer | None
 
 
 class DecisionEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
@@ -56,11 +59,11 @@ class DecisionEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=
     the check asked for, and, where ``code`` is ``ok``, what was charged. ``message`` is why it was refused.
     """
 
-    sequence: int
-    at_us: int
+    sequence: Integer
+    at_us: Integer
     tenant_id: str
     code: str
-    flags: int
+    flags: Integer
     key_id: str | None = None
     customer_id: str | None = None
     method: str | None = None
@@ -78,14 +81,14 @@ class DecisionEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=
 class ResultEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     """What the protected API answered to the decision at ``spool`` and ``sequence``, which was made at ``decided_at_ms``."""
 
-    spool: int
-    sequence: int
-    decided_at_ms: int
+    spool: Integer
+    sequence: Integer
+    decided_at_ms: Integer
     tenant_id: str
-    at_us: int
-    status: int
-    latency_us: int
-    bytes: int | None = None
+    at_us: Integer
+    status: Integer
+    latency_us: Integer
+    bytes: Integer | None = None
 
 
 class SettlementEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
@@ -94,12 +97,12 @@ class SettlementEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     ``units`` are the final units, by name; those that are absent stay as estimated. ``released`` gives back all of them.
     """
 
-    spool: int
-    sequence: int
-    decided_at_ms: int
+    spool: Integer
+    sequence: Integer
+    decided_at_ms: Integer
     tenant_id: str
-    at_us: int
-    units: dict[str, int]
+    at_us: Integer
+    units: dict[str, Integer]
     released: bool = False
 
 
@@ -109,11 +112,11 @@ class CountEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     ``units`` is their sum. ``results`` are results that were folded in with them: status, and how many.
     """
 
-    at_us: int
+    at_us: Integer
     tenant_id: str
     code: str
-    flags: int
-    count: int
+    flags: Integer
+    count: Integer
     key_id: str | None = None
     customer_id: str | None = None
     method: str | None = None
@@ -121,7 +124,7 @@ class CountEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     endpoint: str | None = None
     country: str | None = None
     units: Units = 0
-    results: dict[int, int] | None = None
+    results: dict[Integer, Integer] | None = None
 
 
 Event = DecisionEvent | ResultEvent | SettlementEvent | CountEvent
@@ -133,8 +136,16 @@ _decode = msgspec.msgpack.Decoder(list[Event]).decode
 
 
 def decode_events(payload: bytes | memoryview) -> list[Event]:
-    """The events of a frame, in the order in which they were made. Raises ``msgspec.DecodeError`` for what is none."""
-    return _decode(payload)
+    """The events of a frame, in the order in which they were made.
+
+    Raises ``msgspec.DecodeError`` for what is none, whatever is wrong with it: text that is no UTF-8, arrays a thousand deep.
+    """
+    try:
+        return _decode(payload)
+    except msgspec.DecodeError:
+        raise
+    except Exception as error:  # noqa: BLE001  nested too deeply, no UTF-8 …: it stays so
+        raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from None
 
 
 class EventRef(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):

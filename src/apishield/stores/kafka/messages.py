@@ -14,7 +14,16 @@ from zlib import crc32
 
 import msgspec
 
-from apishield.core.events import CountEvent, DecisionEvent, Event, Frame, ReadFrame, SpoolPart, encode_events
+from apishield.core.events import (
+    CountEvent,
+    DecisionEvent,
+    Event,
+    Frame,
+    Integer,
+    ReadFrame,
+    SpoolPart,
+    encode_events,
+)
 
 VERSION: Final = 1
 MESSAGE_BYTES: Final = 512 * 1024
@@ -30,8 +39,8 @@ class UnreadableMessageError(ValueError):
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: int
-    spool: int
-    frames: list[tuple[int, bytes]]
+    spool: Integer
+    frames: list[tuple[Integer, bytes]]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -119,7 +128,7 @@ def decode_message(value: bytes | None) -> SpoolPart:
         raise UnreadableMessageError(f"oversize: {len(value)} bytes, at most {LARGEST_MESSAGE_BYTES} are read")
     try:
         envelope = _decode(value)
-    except msgspec.DecodeError as error:
+    except Exception as error:  # noqa: BLE001  such as RecursionError: whatever it is, no later try would go better
         raise UnreadableMessageError(_reason(value, error)) from None
     if envelope.version != VERSION:
         raise UnreadableMessageError(f"version: {envelope.version}, this worker reads {VERSION}")
@@ -132,16 +141,20 @@ def readable(part: SpoolPart) -> tuple[SpoolPart, str | None]:
     reason: str | None = None
     for frame in part.frames:
         try:
-            frames.append(ReadFrame.of(frame))
+            read = ReadFrame.of(frame)
+            if any("\0" in tenant_id for tenant_id in {event.tenant_id for event in read.events()}):
+                raise msgspec.DecodeError("a tenant_id holds NUL, which no text of PostgreSQL's may")
         except msgspec.DecodeError as error:
             reason = reason or f"undecodable: the frame up to {frame.end}: {error}"
+        else:
+            frames.append(read)
     return SpoolPart(part.spool, frames), reason
 
 
-def _reason(value: bytes, error: msgspec.DecodeError) -> str:
+def _reason(value: bytes, error: Exception) -> str:
     """Tells a message of a later version, whose layout may differ in anything but its first item, from garbage."""
     try:
         number = msgspec.msgpack.decode(_decode_items(value)[0], type=int)
-    except (msgspec.DecodeError, IndexError):
-        return f"undecodable: {error}"
+    except Exception:  # noqa: BLE001  what is no MessagePack is of no version
+        number = VERSION
     return f"undecodable: {error}" if number == VERSION else f"version: {number}, this worker reads {VERSION}"
