@@ -12,23 +12,19 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 
 from apishield.core.events import Frame, Intake, ReadFrame, SpoolPart
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
-from apishield.errors import ProblemError
 from apishield.stores.kafka.published import read_published
 from apishield.stores.spool import SpoolReader, Spools
 from apishield.stores.spool.files import spool_name
 from apishield.stores.spool.quarantine import put_aside
 from apishield.stores.spool.reader import READ_EVENTS
+from apishield.stores.sql.failures import Blame, blame_of
 from apishield.stores.sql.ledger.positions import Claim, Fenced
 
 log = structlog.get_logger("apishield.ledger")
-
-PASSING: Final = (ProblemError, OSError, InterfaceError, InternalError, OperationalError, ProgrammingError)
-"""Troubles of the database and of the disk, which somebody mends; whatever else fails would fail again."""
 
 EVENTS_BESIDE_CHECKS: Final = 2_000
 """What a process takes at once that decides checks on the same loop: they wait for some 50 ms at most."""
@@ -181,7 +177,7 @@ class SpoolDrain:
         Where a single frame fails by something else than the database's trouble, no later try would go better.
         """
         at_once = self._at_once.get(spool, self._most_at_once)
-        if at_once == 1 and spool in self._positions and not isinstance(error, PASSING):
+        if at_once == 1 and spool in self._positions and blame_of(error) is Blame.INPUT:
             self._untakable.add((spool, self._positions[spool]))
         self._at_once[spool] = max(1, at_once // 4)
 

@@ -6,8 +6,9 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from apishield.errors import ProblemError
@@ -20,6 +21,8 @@ _UNAVAILABLE_CLASSES = ("08", "53", "55", "57", "58", "40")
 _UNAVAILABLE_STATES = ("25006",)
 _UNIQUE_VIOLATION = "23505"
 _DISK_FULL = "53100"
+# 22 values that are none of their type, 23 constraints, 54 more than fits, as into an entry of an index.
+_REFUSED_CLASSES = ("22", "23", "54")
 
 _UNAVAILABLE_SQLITE = ("BUSY", "LOCKED", "READONLY", "IOERR", "CANTOPEN", "CORRUPT", "NOTADB", "PROTOCOL", "PERM")
 
@@ -71,11 +74,33 @@ def problem_of(error: SQLAlchemyError) -> ProblemError | None:
         return _storage_full()
     if state == _UNIQUE_VIOLATION:
         return _conflict()
-    if error.connection_invalidated or (state is None and not isinstance(error, IntegrityError)):
+    if error.connection_invalidated or (state is None and not isinstance(error, IntegrityError | DataError)):
         return unavailable()  # the connection was refused or lost: there is no answer that could carry a state
     if state is not None and (state.startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE_STATES):
         return unavailable()
     return None
+
+
+class Blame(Enum):
+    """What has to change before a transaction that failed could go."""
+
+    DATABASE = auto()  # connections, locks, time-outs, room on the disk: it goes when they are well again
+    INPUT = auto()  # what was to be written: it would fail again
+    UNKNOWN = auto()  # one of them; whether others fail as well tells
+
+
+def blame_of(error: Exception) -> Blame:
+    """Which of them made a transaction fail."""
+    if isinstance(error, ProblemError):
+        return Blame.UNKNOWN if error.code == "conflict" else Blame.DATABASE
+    if isinstance(error, SQLAlchemyError):
+        state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+        if isinstance(error, DataError | IntegrityError) or (state or "").startswith(_REFUSED_CLASSES):
+            return Blame.INPUT
+        return Blame.UNKNOWN if problem_of(error) is None else Blame.DATABASE
+    if isinstance(error, OSError):
+        return Blame.DATABASE
+    return Blame.UNKNOWN if isinstance(error, MemoryError) else Blame.INPUT
 
 
 def was_undone_for_another(problem: ProblemError) -> bool:
