@@ -265,6 +265,40 @@ async def test_a_message_is_a_dead_letter_once_however_often_its_partition_is_tr
     assert [value for value, _ in dead_letters(kafka, kafka_settings)] == [b"\xc1 nonsense", b"\xc1 more of it"]
 
 
+async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or_not_even_claimed(
+    kafka: KafkaServer,
+    kafka_settings: Settings,
+    database: Database,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def be_away(*_: object) -> None:
+        raise unavailable()
+
+    await agree(database, kafka_settings)
+    events = [event for event in traffic(FIRST, 60, clock()) if isinstance(event, DecisionEvent)]
+    messages = [message_of(event, spool=1000 + number) for number, event in enumerate(events)]
+    publish(kafka, kafka_settings, *messages[:10])
+    async with consuming(kafka_settings, database, clock) as (consumer, _):
+        await until_counted(database, (10, 0))
+        await until(lambda: consumer.stats.lag == {0: 0, 1: 0, 2: 0, 3: 0}, "no lag")
+        with monkeypatch.context() as patch:
+            patch.setattr(LedgerService, "apply", be_away)
+            publish(kafka, kafka_settings, *messages[10:30])
+            await until(lambda: consumer.stats.lag == {0: 0, 1: 20, 2: 0, 3: 0}, "the lag of what can't be taken")
+            await until(lambda: consumer.stats.failures >= 3, "it to be tried again")
+            publish(kafka, kafka_settings, *messages[30:40])
+            await until(lambda: consumer.stats.lag == {0: 0, 1: 30, 2: 0, 3: 0}, "the lag to grow")
+        await until(lambda: consumer.stats.lag == {0: 0, 1: 0, 2: 0, 3: 0}, "no lag again")
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerService, "claim", be_away)
+        publish(kafka, kafka_settings, *messages[40:])
+        async with consuming(kafka_settings, database, clock) as (consumer, _):
+            await until(lambda: consumer.stats.lag.get(1) == 20, "the lag of what was never claimed here")
+    async with consuming(kafka_settings, database, clock):
+        await until_counted(database, (60, 0))
+
+
 async def test_nothing_is_lost_or_counted_twice_when_the_broker_is_killed(
     node: Node, kafka: KafkaServer, kafka_settings: Settings, database: Database, clock: ManualClock
 ) -> None:

@@ -64,6 +64,7 @@ class Consumer:
         self._intake = MessageIntake(ledger, self._bury, self.stats, clock)
         self._executor = ThreadPoolExecutor(1, "kafka-consumer")  # the client is synchronous
         self._held: dict[int, Holding] = {}
+        self._reached: dict[int, int] = {}  # positions of partitions, also of those that were let go
         self._generation = 0
         self._reread: dict[int, int] = {}  # where a gap was seen, by partition: what is still missing then is not there
         self._stale = True  # whether what is being read is not what was claimed
@@ -146,7 +147,9 @@ class Consumer:
     def _let_go(self, partitions: Iterable[int]) -> None:
         """Reads these no more, until they were claimed again."""
         for partition in partitions:
-            self._held.pop(partition, None)
+            holding = self._held.pop(partition, None)
+            if holding is not None:
+                self._reached[partition] = holding.position
         self._stale = True
 
     def _positions(self) -> dict[int, int]:
@@ -229,13 +232,7 @@ class Consumer:
         self.stats.partitions = len(self._held)
         if self._is_due("tell"):
             self._put_off("tell", _TELL_SECONDS)
-            positions = self._positions()
-            newest = {partition: await self._in_thread(partial(reader.newest, partition)) for partition in positions}
-            self.stats.lag = {
-                partition: max(0, end - positions[partition]) for partition, end in newest.items() if end is not None
-            }
-            if positions:
-                await self._in_thread(partial(reader.tell, positions))
+            await self._tell(reader)
         is_first = 0 in self._held
         try:
             if is_first and self._is_due("settle"):
@@ -251,6 +248,16 @@ class Consumer:
             self._put_off("settle", _LONGEST_PAUSE_SECONDS)
             self._put_off("tidy", _LONGEST_PAUSE_SECONDS)
             log.warning("kafka.not_tidied", error=f"{type(error).__name__}: {error}"[:500])
+
+    async def _tell(self, reader: GroupReader) -> None:
+        """Also of partitions that can't be claimed, or that fail again and again: theirs is the lag that somebody must see."""
+        positions = self._positions()
+        self._reached = {partition: self._reached[partition] for partition in self._reached.keys() & reader.wanted}
+        self._reached |= positions
+        lag = self.stats.lag | await self._in_thread(partial(reader.waiting, self._reached))
+        self.stats.lag = {partition: lag[partition] for partition in lag.keys() & reader.wanted}
+        if positions:
+            await self._in_thread(partial(reader.tell, positions))
 
     def _is_due(self, what: str) -> bool:
         return asyncio.get_running_loop().time() >= self._due[what]

@@ -30,6 +30,7 @@ _OPTIONS = {
     "enable.partition.eof": False,
 }
 _TOGETHER = 32  # messages; the client can't be told how many bytes
+_ASKED_SECONDS = 1.0
 _TRANSIENT = frozenset({KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
 
 
@@ -46,12 +47,14 @@ class GroupReader:
         self.wanted: frozenset[int] = frozenset()
         self.generation = 0
         self.gone: set[int] = set()
+        self._reading: frozenset[int] = frozenset()
         self._client = Consumer(client_options(settings, self.watch) | _OPTIONS | {"group.id": group_of(self.topic)})
         self._client.subscribe([self.topic], on_assign=self._note_given, on_revoke=self._note_taken)
 
     def read_from(self, positions: Mapping[int, int]) -> None:
         """Reads these partitions from these offsets on, and no others. What was fetched before is dropped."""
         self.gone.clear()
+        self._reading = frozenset(positions)
         self._client.assign([TopicPartition(self.topic, number, offset) for number, offset in positions.items()])
 
     def poll(self, most_bytes: int, seconds: float) -> list[Message]:
@@ -84,10 +87,37 @@ class GroupReader:
         """The first offset that there is, and the one behind the last; asks the brokers. Raises ``KafkaException``."""
         return self._client.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=5)
 
-    def newest(self, partition: int) -> int | None:
-        """The offset behind the last message, as of the last fetch; ``None`` where none came back yet."""
-        _, high = self._client.get_watermark_offsets(TopicPartition(self.topic, partition), cached=True)
-        return high if high >= 0 else None
+    def waiting(self, positions: Mapping[int, int]) -> dict[int, int]:
+        """How many messages wait in each partition that the group has given to this member.
+
+        They are those behind ``positions``, and where that has none, behind what was last told to Kafka. Partitions of which
+        the brokers say nothing within a second are absent.
+        """
+        found: dict[int, int] = {}
+        try:
+            for partition in sorted(self.wanted):
+                first, behind = self._extent(partition)
+                position = positions.get(partition)
+                if position is None:
+                    position = self._told(partition)
+                found[partition] = max(0, behind - max(first, position))
+        except KafkaException as error:
+            log.debug("kafka.lag_not_known", error=str(error))
+        return found
+
+    def _extent(self, partition: int) -> tuple[int, int]:
+        """As ``bounds``; of what is being read, as of the last fetch."""
+        place = TopicPartition(self.topic, partition)
+        if partition in self._reading:
+            first, behind = self._client.get_watermark_offsets(place, cached=True)
+            if behind >= 0:
+                return first, behind
+        return self._client.get_watermark_offsets(place, timeout=_ASKED_SECONDS)
+
+    def _told(self, partition: int) -> int:
+        """The offset that was last told for a partition, by whichever member; below 0 where none was."""
+        (found,) = self._client.committed([TopicPartition(self.topic, partition)], timeout=_ASKED_SECONDS)
+        return found.offset
 
     def tell(self, positions: Mapping[int, int]) -> None:
         """Tells Kafka how far the ledger is, for its tools. Nothing depends on it."""
