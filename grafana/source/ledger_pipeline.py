@@ -179,8 +179,17 @@ def build() -> Dashboard:
         )
         .with_panel(
             lines(
+                "Not taken",
+                "Times a second that a worker could not take messages; it tries them again.",
+                "cps",
+                (per_second("apishield_kafka_consume_failures_total", "instance"), "{{instance}}"),
+                span=THIRD,
+            )
+        )
+        .with_panel(
+            lines(
                 "Dead letters",
-                "Messages that nobody could read; they lie in the dead-letter topic with the reason.",
+                "Messages that can't be read, or that the ledger failed at; they lie in the dead-letter topic with the reason.",
                 "none",
                 (
                     or_zero(f"sum (increase(apishield_kafka_dead_letters_total{chosen()}[$__rate_interval]))"),

@@ -175,7 +175,10 @@ KAFKA: Final = (
     _counter("apishield_kafka_consume_failures_total", "Times that messages could not be taken; they are tried again."),
     _gauge("apishield_kafka_consumer_lag_messages", "Messages that no worker has taken yet.", "partition"),
     _counter("apishield_kafka_lost_messages_total", "Messages that Kafka had deleted before they were taken."),
-    _counter("apishield_kafka_dead_letters_total", "Messages that can't be read; they lie in the dead-letter topic."),
+    _counter(
+        "apishield_kafka_dead_letters_total",
+        "Messages that can't be read or that the ledger failed at; they lie in the dead-letter topic.",
+    ),
 )
 
 SECTIONS: Final = {
