@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -69,6 +70,36 @@ async def test_a_failure_after_the_commit_is_logged_and_changes_no_answer(
         tx.changed("key", "ten_1", "key_1")
     assert "after a commit" in caplog.text
     assert await database.feed.changes_after(0)
+
+
+async def test_readers_that_are_cancelled_over_and_over_have_their_connections_closed(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server cancels whoever works for a caller that has gone at each turn of the loop, also while it cleans up."""
+    busy = text(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) SELECT count(*) FROM n"
+    )
+
+    async def read() -> None:
+        async with database.read() as work:
+            await work.connection.execute(busy)
+
+    for turns in range(25):
+        reader = asyncio.create_task(read())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        while not reader.done():
+            reader.cancel()
+            await asyncio.sleep(0)
+    gc.collect()
+    closing = asyncio.all_tasks() - {asyncio.current_task()}
+    if closing:
+        _, unfinished = await asyncio.wait(closing, timeout=10)
+        assert not unfinished
+    gc.collect()
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+    async with database.read() as work:
+        assert await work.connection.scalar(text("SELECT 1")) == 1
 
 
 async def test_transactions_that_read_and_write_lose_no_update(database: Database, clock: ManualClock) -> None:

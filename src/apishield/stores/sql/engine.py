@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -63,7 +67,7 @@ def make_engine(url: URL) -> AsyncEngine:
             connect_args=settings,
             hide_parameters=True,
         )
-    engine = create_async_engine(url, pool_timeout=10, hide_parameters=True)
+    engine = create_async_engine(url, async_creator=_sqlite_creator(url), pool_timeout=10, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -75,6 +79,35 @@ def prepare_file(url: URL) -> None:
         path = Path(url.database)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
+
+
+class _SQLiteConnection(aiosqlite.Connection):
+    """A connection that ends once.
+
+    Whoever works for a caller that hung up is cancelled at each turn of the loop, so also while the connection is closed after
+    the first time; SQLAlchemy then ends it at once. The driver's thread goes away at that, and the closing, which still goes
+    on, would ask for one more end and wait for it for ever.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._thread.daemon = True  # as SQLAlchemy sets it: a connection that nobody closed keeps no process alive
+        self._ended: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Ends the thread, once it has done what it was asked for."""
+        if self._ended is None:
+            self._ended = super().stop()
+        return self._ended
+
+
+def _sqlite_creator(url: URL) -> Callable[[], Awaitable[aiosqlite.Connection]]:
+    (file, *_), options = url.get_dialect()().create_connect_args(url)
+
+    async def connect() -> aiosqlite.Connection:
+        return await _SQLiteConnection(lambda: sqlite3.connect(file, **options))
+
+    return connect
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
