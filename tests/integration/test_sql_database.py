@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 from apishield.errors import ConfigurationError, ProblemError
 from apishield.stores.sql import database as database_module
@@ -100,6 +101,26 @@ async def test_readers_that_are_cancelled_over_and_over_have_their_connections_c
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
     async with database.read() as work:
         assert await work.connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_reader_that_is_cancelled_as_it_gets_its_connection_leaves_none_open(
+    postgres_url: str, clock: ManualClock
+) -> None:
+    database = Database(postgres_url, clock)
+    before = asyncio.all_tasks()
+    reader = asyncio.create_task(database.feed.changes_after(0))
+    while not (opening := asyncio.all_tasks() - before - {reader}):
+        await asyncio.sleep(0)
+    for task in opening:  # the connection is there, and whoever waits for it has not been woken yet
+        task.add_done_callback(lambda _: reader.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    while closing := asyncio.all_tasks() - before:
+        await asyncio.wait(closing)
+    pool = database.engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == 0
+    await database.close()
 
 
 async def test_transactions_that_read_and_write_lose_no_update(database: Database, clock: ManualClock) -> None:

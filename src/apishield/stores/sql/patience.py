@@ -43,10 +43,10 @@ async def _open(engine: AsyncEngine, seconds: float) -> AsyncConnection:
         if opening.done():
             return opening.result()
         raise unavailable()
-    finally:
-        if not opening.done():
-            opening.cancel()  # and not waited for: a frozen server holds on to its connection long after
-            opening.add_done_callback(_close_late)
+    except BaseException:
+        opening.cancel()  # and not waited for: a frozen server holds on to its connection long after
+        opening.add_done_callback(_close_late)  # it may be there already, and whoever waited was cancelled this moment
+        raise
 
 
 def _close_late(opening: asyncio.Task[AsyncConnection]) -> None:
