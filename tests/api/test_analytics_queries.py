@@ -153,6 +153,28 @@ async def test_days_of_a_time_zone_begin_at_its_midnight(busy: Json, alice: Tena
     assert [point["requests"] for point in found["series"][0]["points"]] == [0, 0, 5]
 
 
+@pytest.mark.parametrize(
+    ("days", "asked", "time_zone", "kept", "at"),
+    [
+        (10, "minute", "UTC", "hour", "2026-11-18T11:00:00Z"),
+        (10, "minute", "Asia/Kolkata", "hour", "2026-11-18T11:00:00Z"),
+        (10, "hour", "Asia/Kolkata", "hour", "2026-11-18T11:00:00Z"),
+        (100, "minute", "UTC", "day", "2026-11-18T00:00:00Z"),
+        (100, "hour", "UTC", "day", "2026-11-18T00:00:00Z"),
+        (100, "hour", "Asia/Kolkata", "day", "2026-11-17T18:30:00Z"),  # the day of that date
+    ],
+)
+async def test_a_step_that_is_not_kept_any_more_is_answered_by_the_one_that_is(
+    service: Service, busy: Json, alice: Tenant, days: int, asked: str, time_zone: str, kept: str, at: str
+) -> None:
+    await service.later(days * 86_400)
+    found = await ask(alice, "timeseries", step=asked, time_zone=time_zone, **{"from": f"now-{days + 1}d"})
+    assert found["step"] == kept
+    assert [(point["at"], point["requests"]) for point in found["series"][0]["points"] if point["requests"]] == [
+        (at, 5)
+    ]
+
+
 async def test_nobody_sees_another_tenants_figures(service: Service, busy: Json, alice: Tenant, bob: Tenant) -> None:
     for path in ("summary", "timeseries", "endpoints", "keys", "customers", "countries", "ips", "requests"):
         text = (

@@ -14,6 +14,7 @@ from apishield.analytics.periods import (
     Period,
     Segment,
     coarsest_within,
+    kept_step,
     place,
     previous,
     resolution,
@@ -160,6 +161,22 @@ def test_a_time_series_of_what_is_kept_reads_the_buckets_that_its_summary_reads(
     for segment in found:
         kept_from_s = {Step.MINUTE: horizon.minutes_from_s, Step.HOUR: horizon.hours_from_s, Step.DAY: 0}[segment.step]
         assert segment.start_s >= kept_from_s
+
+
+@given(period=periods, step=st.sampled_from((Step.MINUTE, Step.HOUR)), days=days_kept)
+def test_every_point_of_a_time_series_begins_where_a_bucket_does_that_is_kept(
+    period: Period, step: Step, days: tuple[int, int]
+) -> None:
+    assume(period.from_us < period.to_us)
+    horizon = Horizon.at(NOW_S * SECOND_US, *days)
+    step = kept_step(step, period.from_us, horizon)
+    period = Period(period.from_us, min(period.to_us, period.from_us + 900 * step.seconds * SECOND_US))
+    starts = steps(*period, step)
+    for segment in segments_of_steps(*period, starts, horizon):
+        for bucket_s in range(segment.start_s, segment.end_s, segment.step.seconds):
+            at_s = starts[place(starts, bucket_s, segment.step)]
+            in_it = at_s <= bucket_s and bucket_s + segment.step.seconds <= at_s + step.seconds
+            assert in_it or bucket_s + segment.step.seconds > NOW_S  # of the present day: nothing lies behind now
 
 
 @given(period=periods, step=st.sampled_from(Step), zone=zones, bucket=st.sampled_from(Step))

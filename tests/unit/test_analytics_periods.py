@@ -14,6 +14,7 @@ from apishield.analytics.periods import (
     Run,
     Segment,
     coarsest_within,
+    kept_step,
     parse_instant,
     parse_period,
     parse_zone,
@@ -291,6 +292,24 @@ def test_the_step_is_one_that_is_still_kept() -> None:
     horizon = Horizon.at(NOW_US)
     assert step_for(us("2026-10-01T00:00:00"), us("2026-10-01T03:00:00"), horizon) is HOUR
     assert step_for(us("2026-01-01T00:00:00"), us("2026-01-01T03:00:00"), horizon) is DAY
+
+
+@pytest.mark.parametrize(
+    ("asked", "begins", "answered"),
+    [
+        (MINUTE, "2026-11-16T19:00:00", MINUTE),
+        (MINUTE, "2026-11-16T18:59:00", HOUR),
+        (HOUR, "2026-11-16T18:59:00", HOUR),
+        (HOUR, "2026-08-26T00:00:00", HOUR),
+        (HOUR, "2026-08-25T23:00:00", DAY),
+        (MINUTE, "2026-08-25T23:00:00", DAY),
+        (DAY, "2026-11-23T17:00:00", DAY),
+    ],
+)
+def test_a_step_that_is_gone_where_the_period_begins_is_the_next_that_is_kept(
+    asked: Step, begins: str, answered: Step
+) -> None:
+    assert kept_step(asked, us(begins), Horizon.at(NOW_US)) is answered
 
 
 def test_a_day_of_utc_counts_in_the_local_day_that_holds_most_of_it() -> None:

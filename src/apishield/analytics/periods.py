@@ -187,9 +187,13 @@ def steps(from_us: int, to_us: int, step: Step, zone: ZoneInfo | None = None, mo
 def step_for(from_us: int, to_us: int, horizon: Horizon, most: int = MAX_POINTS) -> Step:
     """The shortest step that makes at most ``most`` points and is still kept throughout the period."""
     length_s = (to_us - from_us) // SECOND_US
-    kept = horizon.finest(from_us // SECOND_US)
     fits = next((step for step in Step if length_s // step.seconds + 2 <= most), Step.DAY)
-    return _longer(kept, fits)
+    return kept_step(fits, from_us, horizon)
+
+
+def kept_step(step: Step, from_us: int, horizon: Horizon) -> Step:
+    """``step``, or the shortest that is still kept at ``from_us`` where that is longer: what a time series can tell apart."""
+    return _longer(step, horizon.finest(from_us // SECOND_US))
 
 
 def coarsest_within(starts_s: Sequence[int]) -> Step:

@@ -95,7 +95,11 @@ async def get_timeseries(
     question: Asked,
     runtime: CurrentRuntime,
     step: Annotated[
-        Step | None, Query(description="At most 1,000 points; the shortest that fits where it is absent.")
+        Step | None,
+        Query(
+            description="At most 1,000 points; the shortest that fits where it is absent. Minutes are kept for 7 days, hours "
+            "for 90: a period that begins earlier is answered by hours, or days, as `step` of the answer says."
+        ),
     ] = None,
     group_by: Annotated[GroupBy | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_LINES, description="How many lines; the rest is `other`.")] = 10,

@@ -219,7 +219,9 @@ class TimeseriesOut(PeriodOut):
         }
     )
 
-    step: Step
+    step: Step = Field(
+        description="As asked for, or longer where the period begins among steps that are not kept any more."
+    )
     time_zone: str
     group_by: str | None
     series: list[LineOut]

@@ -10,7 +10,7 @@ import msgspec
 
 from apishield.analytics.periods import Horizon, Period, resolution, segments, segments_of_steps, steps
 from apishield.analytics.rollup import Dims
-from apishield.analytics.steps import Step
+from apishield.analytics.steps import SECOND_US, Step
 from apishield.errors import Fault, ProblemError
 from apishield.services.analytics.questions import Question
 from apishield.stores.sql.analytics.plan import Column, Plan, Selection
@@ -40,9 +40,14 @@ def planned(question: Question, by: Sequence[Column] = (), period: Period | None
 
 
 def starts_of(question: Question, step: Step) -> list[int]:
-    """The starts (epoch seconds) of the steps of the question's time zone. Raises 422 where they are too many."""
+    """The starts (epoch seconds) of the steps of the question's time zone. Raises 422 where they are too many.
+
+    Where hours are the shortest that is kept they are hours of UTC: no hour of a zone that is half an hour off has figures.
+    """
+    begins_among = Horizon.at(question.now_us).finest(question.period.from_us // SECOND_US)
+    zone = "UTC" if step is Step.HOUR and begins_among is not Step.MINUTE else question.time_zone
     try:
-        return steps(*question.period, step, ZoneInfo(question.time_zone))
+        return steps(*question.period, step, ZoneInfo(zone))
     except ValueError as error:
         raise ProblemError("validation_failed", str(error), faults=[Fault("?step", str(error))]) from None
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from apishield.analytics.periods import Horizon, Period, step_for
+from apishield.analytics.periods import Horizon, Period, kept_step, step_for
 from apishield.analytics.steps import SECOND_US, Step, ceil, floor
 from apishield.core.ports import Clock
 from apishield.core.records import Actor
@@ -70,8 +70,12 @@ class AnalyticsService:
     async def timeseries(
         self, question: Question, step: Step | None, group_by: GroupBy | None, *, limit: int
     ) -> Timeseries:
-        """Figures by step; without one, the shortest that makes at most 1,000 points."""
-        chosen = step or step_for(*question.period, Horizon.at(question.now_us))
+        """Figures by step; without one, the shortest that makes at most 1,000 points.
+
+        Where the period begins among buckets that are gone, ``step`` is at least as long as those that are kept there.
+        """
+        horizon, period = Horizon.at(question.now_us), question.period
+        chosen = step_for(*period, horizon) if step is None else kept_step(step, period.from_us, horizon)
         async with self._reader(question) as reader:
             return await series_over_time(reader, question, chosen, group_by, limit=limit)
 
