@@ -33,6 +33,7 @@ from apishield.core.events import (
 from apishield.services.ledger import LedgerService
 from apishield.stores.spool.reader import READ_EVENTS
 from apishield.stores.sql.database import Database
+from apishield.telemetry import Metrics
 
 TENANTS, KEYS, ENDPOINTS = 50, 2_000, 60
 EVENTS_A_SECOND = 20_000
@@ -123,7 +124,7 @@ async def run(database_url: str, events: int, rounds: int) -> None:
     traffic = Traffic()
     database = Database(database_url, lambda: traffic._now_us)
     await database.migrate()
-    ledger = LedgerService(database, database.clock)
+    ledger = LedgerService(database, database.clock, observer=Metrics())
     claim = await ledger.claim(f"spool:{SPOOL:08x}", "benchmark")
     kind = "SQLite" if database.is_sqlite else "PostgreSQL"
     print(

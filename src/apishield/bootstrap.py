@@ -196,7 +196,7 @@ class Runtime:
             legacy_headers=settings.rate_limit_headers in {"both", "legacy"},
         )
         self.settlement = SettlementService(self.store, ids, self.events, clock)
-        self.reports = ReportService(ids, self.settlement, clock, self.metrics, self.events)
+        self.reports = ReportService(ids, self.settlement, clock, self.events)
         self.tenants = TenantService(database, secrets, entropy=entropy)
         self.tokens = TokenService(database, secrets, entropy=entropy)
         self.keys = KeyService(database, secrets, entropy=entropy)
@@ -338,7 +338,7 @@ class Runtime:
         if self.settings.ledger != "inline" or self.settings.kafka_bootstrap_servers:
             return None
         spools = Spools(self.settings.data_dir / SPOOL_DIRECTORY, max_bytes=self.settings.spool_bytes)
-        ledger = LedgerService(self.database, self.clock, replay_days=self.settings.replay_days)
+        ledger = LedgerService(self.database, self.clock, replay_days=self.settings.replay_days, observer=self.metrics)
         show_ledger(self.metrics, ledger.stats)
         return SpoolDrain(
             spools,

@@ -322,7 +322,7 @@ def test_what_is_settled_reported_or_released_frees_in_a_replay_what_it_freed_li
             recorder = DecisionRecorder(tape, runtime.usage, runtime.metrics.checks)
             engine = Engine(runtime.snapshot, runtime.store, ids, scene.clock, recorder)
             settlement = SettlementService(runtime.store, ids, tape, scene.clock)
-            reports = ReportService(ids, settlement, scene.clock, runtime.metrics, tape)
+            reports = ReportService(ids, settlement, scene.clock, tape)
             view = runtime.snapshot.tenant(tenant.id)
             assert view is not None
             admitted: list[str] = []

@@ -103,7 +103,8 @@ def test_a_scrape_shows_what_was_counted() -> None:
     metrics.show_data_plane()
     metrics.checks["rate_limited"] += 3
     metrics.requests["GET", "/v1/keys/{key_id}", 404] += 2
-    metrics.observe_result(201, 0.02)
+    metrics.show_answers()
+    metrics.observe_answers({201: 2, 204: 1}, [20_000, 7])
     metrics.decision_seconds.observe_many(0.0003, 4)
     metrics.gauge("apishield_snapshot_age_seconds", lambda: 1.5)
     metrics.counter("apishield_store_failures_total", lambda: 7)
@@ -113,7 +114,8 @@ def test_a_scrape_shows_what_was_counted() -> None:
     assert media_type.startswith("text/plain")
     assert samples["apishield_checks_total", "rate_limited"] == 3
     assert samples["apishield_http_requests_total", "/v1/keys/{key_id}", "404", "GET"] == 2
-    assert samples["apishield_results_total", "2xx"] == 1
+    assert samples["apishield_results_total", "2xx"] == 3
+    assert samples["apishield_result_seconds_bucket", "1e-05"] == 1
     assert samples["apishield_decision_seconds_bucket", "0.00025"] == 0
     assert samples["apishield_decision_seconds_bucket", "0.0005"] == 4
     assert samples["apishield_snapshot_age_seconds",] == 1.5

@@ -11,9 +11,9 @@ too: positions, marks and bits are written only where they are as they were read
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -61,6 +61,14 @@ _DELETED_AT_ONCE: Final = 2_000
 _TABLES: Final = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
 
 
+class AnswerObserver(Protocol):
+    """Counts what protected APIs answered, for the metrics."""
+
+    def observe_answers(self, statuses: Mapping[int, int], latencies_us: Sequence[int]) -> None:
+        """Counts answers that are in the ledger now: how often each status; of which some latencies are known."""
+        ...
+
+
 class LedgerStats(msgspec.Struct):
     """What this process has taken, as plain numbers."""
 
@@ -93,12 +101,18 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class LedgerService:
-    """The ledger of one worker. Several, in one or many processes, may write to one database."""
+    """The ledger of one worker. Several, in one or many processes, may write to one database.
 
-    def __init__(self, database: Database, clock: Clock, *, replay_days: int = 7) -> None:
+    ``observer`` hears of each result that this worker counts, after the commit: only here is known which are new.
+    """
+
+    def __init__(
+        self, database: Database, clock: Clock, *, replay_days: int = 7, observer: AnswerObserver | None = None
+    ) -> None:
         self._database = database
         self._clock = clock
         self._replay_days = replay_days
+        self._observer = observer
         self._recent = RecentDecisions()
         self._names = SeriesNames(database)
         self._marks: dict[str, tuple[int, dict[int, int]]] = {}
@@ -252,6 +266,7 @@ class LedgerService:
             epoch, known = self._marks.get(claim.stream, (claim.epoch, {}))
             if epoch == claim.epoch:
                 known.update(marks)
+        self._observe(batch)
         batch.remember()
         stats = self.stats
         stats.applies += 1
@@ -264,6 +279,10 @@ class LedgerService:
         stats.broken_frames += batch.broken_frames
         stats.other_series = self._names.other_series
         stats.newest_us = max(stats.newest_us, batch.newest_us)
+
+    def _observe(self, batch: Batch) -> None:
+        if self._observer is not None:
+            self._observer.observe_answers(*batch.answers())
 
     # --- results that wait --------------------------------------------------------------------------------------------
 
@@ -296,6 +315,7 @@ class LedgerService:
         except Contended:
             self.stats.contended += 1
             return 0
+        self._observe(batch)
         batch.remember()
         self.stats.settled += len(joined)
         self.stats.late_dropped += len(expired)

@@ -6,6 +6,7 @@ here is kept after the transaction but ``RecentDecisions``, which is bounded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
@@ -14,7 +15,7 @@ from typing import Final
 import msgspec
 
 from apishield.analytics.endpoint_names import collapse
-from apishield.analytics.rollup import Aggregator, settled
+from apishield.analytics.rollup import ADMITTED, Aggregator, settled
 from apishield.core.events import (
     PEEK,
     CountEvent,
@@ -206,10 +207,28 @@ class Batch:
             self._known[late.spool, late.sequence] = msgspec.structs.replace(decision, units=after)
         self.chunks.add_result(late, decision.at_us)
 
+    def answers(self) -> tuple[Counter[int], list[int]]:
+        """What the API answered to checks that were let through: how often each status, and each latency (µs) that is known."""
+        statuses, latencies_us = Counter[int](), list[int]()
+        for late in self.late:
+            if type(late) is ResultEvent:
+                decision = self._decision((late.spool, late.sequence))
+                if decision is not None and decision.tenant_id == late.tenant_id and _is_served(decision):
+                    statuses[late.status] += 1
+                    latencies_us.append(late.latency_us)
+        for count in self.counts:
+            if count.results and _is_served(count):
+                statuses.update(count.results)
+        return statuses, latencies_us
+
     def remember(self) -> None:
         """Once it is written: later results find these decisions in memory."""
         self._recent.add(self.decisions)
         self._recent.add(self._known)
+
+
+def _is_served(event: DecisionEvent | CountEvent) -> bool:
+    return event.code == ADMITTED and not event.flags & PEEK
 
 
 def _bare(event: DecisionEvent) -> DecisionEvent:

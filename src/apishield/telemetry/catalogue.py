@@ -67,8 +67,6 @@ CHECKS: Final = (
         "Times a limit in shadow would have refused a check that was let through.",
     ),
     _counter("apishield_shadow_admitted_total", "Times a limit in shadow agreed to a check that was let through."),
-    _counter("apishield_results_total", "Answers of protected APIs, as reported, by class of status.", "status"),
-    _histogram("apishield_result_seconds", "Latency of protected APIs, as reported."),
 )
 
 STORE: Final = (
@@ -128,6 +126,12 @@ SPOOL: Final = (
 
 LEDGER: Final = (
     _counter("apishield_ledger_events_total", "Events taken into the ledger."),
+    _counter(
+        "apishield_results_total",
+        "Answers of protected APIs to admitted checks, as reported, by class of status; each once, as the ledger counts it.",
+        "status",
+    ),
+    _histogram("apishield_result_seconds", "Latency of these answers, where it is kept."),
     _gauge(
         "apishield_ledger_newest_decision_timestamp_seconds",
         "Time of the newest decision that was taken, since the Unix epoch.",

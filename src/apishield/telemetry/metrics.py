@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,21 +97,26 @@ class Metrics:
         """Shows what a process that decides checks counts; a worker has none of it."""
         self.counter("apishield_checks_total", lambda: self.checks)
         self.counter("apishield_limit_refusals_total", lambda: self.limit_refusals.counts)
-        self.counter("apishield_results_total", lambda: self.results)
         self.counter("apishield_http_requests_total", lambda: self.requests)
         self.histogram("apishield_decision_seconds", self.decision_seconds)
         self.histogram("apishield_store_seconds", self.store_seconds)
-        self.histogram("apishield_result_seconds", self.result_seconds)
         self.histogram("apishield_http_request_seconds", self.request_seconds)
+
+    def show_answers(self) -> None:
+        """Shows what protected APIs answered, in a process that takes events into the ledger: each answer once."""
+        self.counter("apishield_results_total", lambda: self.results)
+        self.histogram("apishield_result_seconds", self.result_seconds)
 
     def observe_check(self, seconds: float) -> None:
         """Adds one check that was decided alone."""
         self.decision_seconds.observe(seconds)
 
-    def observe_result(self, status: int, latency_seconds: float) -> None:
-        """Adds what a protected API answered to a check that was allowed, as it was reported."""
-        self.results[f"{status // 100}xx"] += 1
-        self.result_seconds.observe(latency_seconds)
+    def observe_answers(self, statuses: Mapping[int, int], latencies_us: Sequence[int]) -> None:
+        """Adds what protected APIs answered to checks that were allowed: how often each status; latencies, where known."""
+        for status, count in statuses.items():
+            self.results[f"{status // 100}xx"] += count
+        for latency_us in latencies_us:
+            self.result_seconds.observe(latency_us / 1_000_000)
 
     def gauge(self, name: str, read: Read) -> None:
         """Shows what ``read`` returns at each scrape: a number, or numbers by the values of the metric's labels."""

@@ -99,6 +99,7 @@ def show_reconcile(metrics: Metrics, stats: ReconcileStats) -> None:
 
 def show_ledger(metrics: Metrics, stats: LedgerStats) -> None:
     """What this process has taken into the ledger."""
+    metrics.show_answers()
     metrics.counter("apishield_ledger_events_total", lambda: stats.events)
     metrics.gauge(
         "apishield_ledger_newest_decision_timestamp_seconds",

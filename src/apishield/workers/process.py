@@ -75,7 +75,7 @@ class WorkerProcess:
         self._root = settings.data_dir / SPOOL_DIRECTORY
         DataDirectory(settings.data_dir).prepare()
         self._database = open_database(settings, load_secrets(settings), clock)
-        self.ledger = LedgerService(self._database, clock, replay_days=settings.replay_days)
+        self.ledger = LedgerService(self._database, clock, replay_days=settings.replay_days, observer=self.metrics)
         show_ledger(self.metrics, self.ledger.stats)
         show_spool_room(self.metrics, self._root, settings.spool_bytes)
         self._listener: MetricsListener | None = None
