@@ -59,7 +59,11 @@ class Released(msgspec.Struct, frozen=True):
 
 
 class ReportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How many reports counted; ``rejected`` says which did not, and why."""
+    """How many reports were taken; ``rejected`` says which were not, and why.
+
+    ``duplicates`` are those that the process which answered had been told before. Each decision's result counts once, whoever
+    was told.
+    """
 
     accepted: int = 0
     duplicates: int = 0

@@ -136,7 +136,8 @@ def _paths() -> dict[str, Any]:
             "post": _operation(
                 "report",
                 "Tell what became of decisions",
-                "Counted once per decision, within 24 hours. `cost` settles what a check with `reserve` estimated.",
+                "Counted once per decision, however often and to whichever node it is told, within 24 hours. "
+                "`cost` settles what a check with `reserve` estimated.",
                 body=("Reports", {"events": [_REPORT]}),
                 answer=("202", "Receipt", {"accepted": 1, "duplicates": 0, "rejected": []}),
             )
