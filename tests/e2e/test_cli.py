@@ -61,7 +61,7 @@ def check(service: Service, service_key: str, **question: Any) -> Any:
 
 
 def test_version_is_printed(apishield: Apishield) -> None:
-    assert apishield("version").stdout == f"{__version__}\n"
+    assert apishield("version").stdout == apishield("--version").stdout == f"{__version__}\n"
 
 
 @pytest.mark.parametrize(

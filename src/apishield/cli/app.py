@@ -57,10 +57,25 @@ app.add_typer(operator.app, name="operator-token")
 app.add_typer(generate.app, name="generate")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(__version__, markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What goes before a command."""
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
-    out.print(__version__, markup=False)
+    _print_version(asked=True)
 
 
 @app.command()
