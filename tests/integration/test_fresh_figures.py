@@ -53,3 +53,23 @@ async def test_figures_say_whether_they_hold_what_was_just_decided(
     worker.drain.close()
     assert await figures(tenant, key_id) == [(True, 1), (True, 1)]
     assert (await figures(tenant, key_id, to="now-5m"))[0] == (True, 1)
+
+
+async def test_figures_are_old_while_there_is_no_room_for_what_was_decided(
+    node: Node, tmp_path: Path, clock: ManualClock
+) -> None:
+    """What lies beside a full spool is taken by nobody yet, though all that is in the spool was."""
+    tenant = await node.tenant()
+    key_id, secret = await make_key(tenant)
+    events = node.runtime.events
+    events._max_bytes = 0
+    await tenant.check(api_key=secret)
+    assert await figures(tenant, key_id) == [(False, 0), (False, 0)]
+    events._max_bytes = 1 << 30
+    await events.tick()
+    worker = LedgerWorker(
+        tmp_path / "spool", LedgerService(node.runtime.database, clock), clock, owner="w", max_bytes=1 << 30
+    )
+    await worker.drain.catch_up()
+    worker.drain.close()
+    assert await figures(tenant, key_id) == [(True, 1), (True, 1)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,30 @@ def spooled(root: Path, spool: int = SPOOL) -> list[Event]:
         return read_all(reader)[0]
     finally:
         reader.close()
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """As on a disk that is full: the kernel takes no byte of a file beyond ``size``, and may take a part of a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def as_after_a_kill(root: Path, spool: int = SPOOL) -> list[Event]:
+    """All events that whoever drains a spool would find if its process were killed now; the process goes on."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "spool"
+        shutil.copytree(root, copy)  # the lock is the process's, and not the file's
+        reader = SpoolReader(copy, spool)
+        try:
+            assert reader.adopt()
+            return read_all(reader)[0]
+        finally:
+            reader.close()
 
 
 def requests_by_kind(events: Iterable[Event]) -> Counter[tuple[str, str, str | None]]:

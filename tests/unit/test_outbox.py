@@ -20,7 +20,12 @@ class Client:
 
 async def test_answers_of_a_turn_go_out_after_one_writing_down() -> None:
     seen: list[str] = []
-    outbox = Outbox(lambda: seen.append("written down"))
+
+    def write_down() -> bool:
+        seen.append("written down")
+        return True
+
+    outbox = Outbox(write_down)
     outbox.put(Client("a", seen), Answer(200, [], b"1"))
     outbox.put(Client("b", seen), Answer(200, [], b"2"))
     assert seen == []
@@ -29,3 +34,12 @@ async def test_answers_of_a_turn_go_out_after_one_writing_down() -> None:
     outbox.put(Client("c", seen), Answer(200, [], b"3"))
     await asyncio.sleep(0)
     assert seen[3:] == ["written down", "c is told 3"]
+
+
+async def test_what_could_not_be_written_down_is_not_told_as_if_it_were() -> None:
+    seen: list[str] = []
+    outbox = Outbox(lambda: False)
+    outbox.put(Client("a report", seen), Answer(202, [], b"taken", lambda: Answer(507, [], b"no room")))
+    outbox.put(Client("a check", seen), Answer(200, [], b"allowed"))
+    await asyncio.sleep(0)
+    assert seen == ["a report is told no room", "a check is told allowed"]

@@ -14,7 +14,7 @@ from apishield.stores.spool import SpoolReader, Spools, SpoolWriter
 from apishield.stores.spool.counts import Counts
 from apishield.stores.spool.files import bytes_in, open_directory, segments_in, spool_name
 from apishield.stores.spool.folding import fold, fold_segment, foldable
-from apishield.stores.spool.reader import READ_BYTES
+from apishield.stores.spool.frames import READ_BYTES
 from tests.support.clock import START_US, ManualClock
 from tests.support.spool import SPOOL, decision, read_all, requests_by_kind, result, settlement, spooled, units_by_kind
 

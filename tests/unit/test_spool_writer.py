@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,24 +9,23 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apishield.core.events import PEEK, CountEvent, DecisionEvent, Event
+from apishield.core.events import HELD, PEEK, CountEvent, DecisionEvent, Event
 from apishield.stores.spool import SpoolWriter
 from apishield.stores.spool.files import segment_name, spool_name
 from tests.support.clock import ManualClock
-from tests.support.spool import SPOOL, decision, requests_by_kind, result, settlement, spooled, units_by_kind
+from tests.support.spool import (
+    SPOOL,
+    as_after_a_kill,
+    decision,
+    files_end_at,
+    requests_by_kind,
+    result,
+    settlement,
+    spooled,
+    units_by_kind,
+)
 
 MEGABYTE = 1024 * 1024
-
-
-@contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """As on a disk that is full: the kernel takes no byte of a file beyond ``size``, and may take a part of a write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write(writer: SpoolWriter, *events: Event) -> None:
@@ -91,24 +87,6 @@ async def test_the_bound_is_of_all_processes_of_the_node_together(tmp_path: Path
     assert second.stats.folded_events == 1
 
 
-async def test_results_and_settlements_of_earlier_decisions_wait_for_room(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, SPOOL, ManualClock(), max_bytes=20_000)
-    number = 0
-    while not writer.stats.folded_events:
-        number += 1
-        write(writer, decision(number))
-    later: list[Event] = [result(1, 500), settlement(2, {"requests": 7})]
-    write(writer, *later)
-    await writer.tick()
-    writer._max_bytes = MEGABYTE
-    await writer.tick()
-    writer.close()
-    found = spooled(tmp_path)
-    assert found[-2:] == later
-    assert requests_by_kind(found) == {("ten_a", "ok", "key_a"): number}
-    assert units_by_kind(found) == {("ten_a", "ok", "key_a", "requests"): number + 6}
-
-
 async def test_a_flood_of_refusals_is_counted_turn_by_turn_and_other_tenants_keep_their_details(
     tmp_path: Path,
 ) -> None:
@@ -149,6 +127,27 @@ def test_a_turn_of_any_size_is_read_back(tmp_path: Path) -> None:
     assert spooled(tmp_path) == events
 
 
+async def test_results_are_refused_while_the_disk_takes_nothing_and_what_was_noted_is_written_once_it_does(
+    tmp_path: Path,
+) -> None:
+    writer = SpoolWriter(tmp_path, SPOOL, ManualClock())
+    write(writer, decision(1, flags=HELD, units=100))
+    assert writer.has_room_for(3)
+    writer.append(settlement(1, {"requests": 7}))
+    with files_end_at(0):
+        assert not writer.flush(), "whoever settled is told that it was not taken"
+        assert not writer.has_room_for(3)
+        await writer.tick()
+        assert not writer.flush(), "also where nothing new was noted"
+        assert not writer.has_room_for(2)
+    assert writer.stats.lost_results == 5
+    await writer.tick()
+    assert writer.flush()
+    assert writer.has_room_for(1)
+    assert units_by_kind(as_after_a_kill(tmp_path)) == {("ten_a", "ok", "key_a", "requests"): 7}
+    writer.close()
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("decide"), st.integers(1, 30), st.sampled_from(["ok", "rate_limited"])),
@@ -169,7 +168,8 @@ async def test_whatever_room_there_was_in_between_every_decision_is_counted_exac
 ) -> None:
     root, clock = tmp_path_factory.mktemp("spool"), ManualClock()
     writer = SpoolWriter(root, SPOOL, clock, max_bytes=MEGABYTE, detailed_refusals=20)
-    disk, made = 64 * MEGABYTE, list[Event]()
+    is_written = True
+    disk, made, answered = 64 * MEGABYTE, list[Event](), 0
     for what, number, code in steps:
         with files_end_at(disk):
             match what:
@@ -178,15 +178,20 @@ async def test_whatever_room_there_was_in_between_every_decision_is_counted_exac
                         made.append(decision(len(made), code=code, units=len(made) % 3, at_us=clock()))
                         writer.append(made[-1])
                 case "flush":
-                    writer.flush()
+                    is_written = writer.flush()
+                    answered = len(made)
                 case "tick":
                     await writer.tick()
+                    is_written = writer.flush()
+                    answered = len(made)
                 case "room":
                     writer._max_bytes = number
                 case "disk":
                     disk = number
                 case _:
                     clock.advance(number)
+        if is_written:
+            assert requests_by_kind(as_after_a_kill(root)) == requests_by_kind(made[:answered]), "a kill loses nothing"
     writer._max_bytes = 64 * MEGABYTE
     await writer.tick()
     await writer.tick()

@@ -42,8 +42,9 @@ MAX_CONNECTIONS = max(_SPARE_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0
 _PER_HEADER_BYTES = 4  # ": " and the line's end
 
 
-def _write_nothing() -> None:
-    """An application without an outbox of its own writes nothing down."""
+def _write_nothing() -> bool:
+    """An application without an outbox of its own has nothing to write down."""
+    return True
 
 
 class HeadTooLargeError(Exception):

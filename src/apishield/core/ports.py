@@ -52,8 +52,15 @@ class EventLog(Protocol):
         """Takes an event of this turn. Costs no I/O."""
         ...
 
-    def flush(self) -> None:
-        """Writes down what was taken; called before anybody is told of it. Never raises."""
+    def flush(self) -> bool:
+        """Writes down what was taken; called before anybody is told of it. Never raises.
+
+        Returns whether all that was ever taken is written down, with its details or as counts.
+        """
+        ...
+
+    def has_room_for(self, results: int) -> bool:
+        """Whether so many results and settlements could be written down now. Whoever is told no refuses them."""
         ...
 
 

@@ -29,7 +29,12 @@ class Written(Protocol):
         """Up to where it is written."""
         ...
 
-    def flush(self) -> None:
+    @property
+    def holds_back(self) -> bool:
+        """Whether there is something that no reader finds yet."""
+        ...
+
+    def flush(self) -> bool:
         """Writes what was noted."""
         ...
 
@@ -62,18 +67,21 @@ class Freshness:
         ``False`` also where that can't be told.
         """
         self._written.flush()
+        is_whole = (
+            not self._written.holds_back
+        )  # what there is no room for is taken when there is some: no matter of waiting
         wanted = self._written.position
         if self._taken >= wanted:
-            return True
+            return is_whole
         if self._drain is not None:
             await self._drain()
             self._taken = wanted
-            return True
+            return is_whole
         ends = asyncio.get_running_loop().time() + (longest_seconds if self._can_wait else 0)
         while True:
             self._taken = max(self._taken, await self._look())
             if self._taken >= wanted:
-                return True
+                return is_whole
             if asyncio.get_running_loop().time() >= ends:
                 return False
             await asyncio.sleep(_PAUSE_SECONDS)

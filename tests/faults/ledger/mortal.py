@@ -99,5 +99,6 @@ _STEPS: dict[type, tuple[str, ...]] = {
 
 def bury(writer: SpoolWriter) -> None:
     """What the kernel does for a process that is gone: its files are closed, and its lock is free."""
+    writer._overflow.close()
     for descriptor in (writer._file, *writer._unsynced, writer._directory, writer._lock):
         os.close(descriptor)

@@ -22,11 +22,14 @@ class Receiver(Protocol):
 
 
 class Outbox:
-    """Holds answers until the end of the turn. ``write_down`` makes durable what they tell of, and never raises."""
+    """Holds answers until the end of the turn.
+
+    ``write_down`` makes durable what they tell of, and never raises; it returns whether it could.
+    """
 
     __slots__ = ("_loop", "_waiting", "_write_down")
 
-    def __init__(self, write_down: Callable[[], None]) -> None:
+    def __init__(self, write_down: Callable[[], bool]) -> None:
         self._write_down = write_down
         self._waiting: list[tuple[Receiver, Answer]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,6 +46,9 @@ class Outbox:
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._write_down()
+        if self._write_down():
+            for receiver, answer in waiting:
+                receiver.deliver(answer)
+            return
         for receiver, answer in waiting:
-            receiver.deliver(answer)
+            receiver.deliver(answer.unwritten())

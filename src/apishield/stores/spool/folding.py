@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator
 from apishield.core.events import HELD, PEEK, DecisionEvent, Event, Frame, ResultEvent, SettlementEvent
 from apishield.stores.spool.counts import Counts
 from apishield.stores.spool.files import open_file, segment_name, segments_in
-from apishield.stores.spool.frames import frame_at, size_of, write_frame
-from apishield.stores.spool.reader import READ_BYTES
+from apishield.stores.spool.frames import READ_BYTES, frame_at, size_of, write_frame
 
 _MOST_EVENTS = 4096  # of one frame
 _WORTHWHILE = 0.9

@@ -16,6 +16,8 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 _HEADER = struct.Struct("<4sIIQ")
 _CHECKED_FROM = 8  # behind the mark and the checksum itself
 HEADER_BYTES = _HEADER.size
+# No read takes more, whoever reads: ``folding`` relies on it. The largest frame fits in.
+READ_BYTES = MAX_FRAME_BYTES * 3 // 2 + HEADER_BYTES
 
 
 class FrameTooLargeError(ValueError):

@@ -25,21 +25,12 @@ from apishield.stores.spool.files import (
     spool_name,
     take_lock,
 )
-from apishield.stores.spool.frames import (
-    HEADER_BYTES,
-    MAX_FRAME_BYTES,
-    events_in,
-    frame_at,
-    is_torn,
-    next_frame,
-    size_of,
-)
+from apishield.stores.spool.frames import READ_BYTES, events_in, frame_at, is_torn, next_frame, size_of
+from apishield.stores.spool.overflow import take_in
 from apishield.stores.spool.quarantine import put_aside
 
 log = structlog.get_logger("apishield.spool")
 
-# No read takes more, whoever reads: ``folding`` relies on it. The largest frame fits in.
-READ_BYTES = MAX_FRAME_BYTES * 3 // 2 + HEADER_BYTES
 READ_EVENTS = 40_000
 """More cost less each, since more of them count in the same rows, but hold the database's one writer longer."""
 _CHUNK_BYTES = READ_BYTES
@@ -61,8 +52,9 @@ class ReaderStats(msgspec.Struct):
 class SpoolReader:
     """One spool below ``root``. Raises ``FileNotFoundError`` where there is none.
 
-    ``orphaned`` is whether its process is gone and this reader holds the lock in its place; see ``adopt``. ``behind`` is
-    whether the last read ended because it had enough, and not because there was no more.
+    ``orphaned`` is whether its process is gone, this reader holds the lock in its place, and all that the process has left is
+    in segments; see ``adopt``. ``behind`` is whether the last read ended because it had enough, and not because there was no
+    more.
     """
 
     def __init__(self, root: Path, spool: int, stats: ReaderStats | None = None) -> None:
@@ -71,6 +63,7 @@ class SpoolReader:
         self._root = root
         self._directory = open_directory(root / spool_name(spool))
         self._lock: int | None = None
+        self._has_overflow = True  # for all that is known
         self.behind = False
         self._cursor = (-1, 0, 0)  # position, segment and offset in it at which the last read ended
         self._faults: set[tuple[int, int]] = set()
@@ -78,14 +71,21 @@ class SpoolReader:
     @property
     def orphaned(self) -> bool:
         """Whether nobody writes to this spool any more, and nobody but this reader may remove it."""
-        return self._lock is not None
+        return self._lock is not None and not self._has_overflow
 
     def adopt(self) -> bool:
-        """Takes the lock where the spool's process is gone; returns ``orphaned``."""
+        """Takes the lock where the spool's process is gone, and in what it had kept beside the spool; returns ``orphaned``."""
         if self._lock is None:
             with contextlib.suppress(FileNotFoundError):
                 self._lock = take_lock(self._directory)
-        return self._lock is not None
+        if self._lock is not None and self._has_overflow:
+            try:
+                self.stats.damaged_frames += take_in(self._root, self._directory, self.spool)
+            except OSError as error:  # the disk is full: taking what is in the segments gives room
+                log.debug("spool.overflow_not_taken_in", spool=spool_name(self.spool), error=str(error))
+            else:
+                self._has_overflow = False
+        return self.orphaned
 
     def read(self, position: int, max_bytes: int = READ_BYTES, max_events: int = READ_EVENTS) -> tuple[SpoolPart, int]:
         """The next frames behind ``position``, and the position behind the last of them.
@@ -117,7 +117,7 @@ class SpoolReader:
 
     def remove(self) -> None:
         """Deletes the spool, all of which was taken. It must be ``orphaned``."""
-        assert self._lock is not None, "a living process writes to it"
+        assert self.orphaned, "a living process writes to it"
         path = self._root / spool_name(self.spool)
         gone = self._root / gone_name(self.spool)
         path.rename(gone)  # at once, so that nobody finds half of it

@@ -1,33 +1,35 @@
 """Writes the events of one process to its spool: a list append for each event, one write a turn of the loop.
 
-What happens when there is no room for details, because the disk is full, the spool's bound is reached or a flood of
-refusals comes: decisions become counts, in memory, and counts are written as soon as there is room for them.
+What happens when there is no room for details, because the spool's bound is reached or a flood of refusals comes: decisions
+become counts, which are written with their turn, too. Where the disk itself is full they are in memory until it takes them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from apishield.core.events import DecisionEvent, Event, ResultEvent, SettlementEvent
+from apishield.core.events import HELD, DecisionEvent, Event
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
 from apishield.stores.spool.counts import Counts
 from apishield.stores.spool.files import bytes_in, make_spool, open_file, segment_name
 from apishield.stores.spool.frames import FrameTooLargeError, write_frame
+from apishield.stores.spool.overflow import MAX_KEPT, Overflow
 
 log = structlog.get_logger("apishield.spool")
 
 DEFAULT_BYTES = 1024**3
 DETAILED_REFUSALS = 1000  # a second and tenant; more are counted
 MAX_FRAME_EVENTS = 4096
-MAX_KEPT = 50_000  # results and settlements that wait in memory for room
+_ROOM = 0.9  # of all that there is: up to here what was put beside the spool may return
 _LARGEST_COST = 2**53
 _SMALLEST_SEGMENT, _LARGEST_SEGMENT = 64 * 1024, 8 * 1024 * 1024
 
@@ -36,7 +38,7 @@ class WriterStats(msgspec.Struct):
     """Plain numbers of one writer, which only grow.
 
     ``folded_events`` are decisions that were counted for want of room, ``flood_events`` refusals that were counted because
-    there were too many of them, ``lost_results`` results and settlements for which there was no room in memory either.
+    there were too many of them, ``lost_results`` results and settlements that were refused for want of room.
     """
 
     events: int = 0
@@ -52,7 +54,8 @@ class SpoolWriter:
     """The spool of this process, below ``root``. It holds the lock until ``close``, or until the process is gone.
 
     ``append`` notes an event; ``flush`` writes what was noted, and comes at the end of a turn, before answers go out;
-    ``tick`` is called once a second. None of them raises or waits for the disk. ``max_bytes`` bounds all spools of ``root``.
+    ``tick`` is called once a second. None of them raises or waits for the disk. ``max_bytes`` bounds the details in all spools
+    of ``root``; what is kept without details comes on top, and takes as much as there are kinds to count.
     Constructing one raises ``FileExistsError`` where the number is taken, ``OSError`` where no file can be made.
     """
 
@@ -72,16 +75,15 @@ class SpoolWriter:
         self._segment_bytes = min(max(max_bytes // 128, _SMALLEST_SEGMENT), _LARGEST_SEGMENT)
         self._events: list[Event] = []
         self.append = self._events.append  # type: ignore[method-assign, assignment]  # the hot path: no call of ours
-        self._counts = Counts()
-        self._kept: list[Event] = []
         self._buffer = bytearray()
         self._position = self._segment_start = 0
-        self._segment_is_broken = False
+        self._segment_has_ended = False
         self._second = -1
         self._refusals: dict[str, int] = {}
         self._without_room = False
         self._used = bytes_in(root)
         self._directory, self._lock = make_spool(root, spool)
+        self._overflow = Overflow(self._directory, spool)
         self._unsynced: list[int] = []
         self._file = self._open_segment()
 
@@ -98,14 +100,30 @@ class SpoolWriter:
         """Whether there is something to flush."""
         return bool(self._events)
 
-    def flush(self) -> None:
-        """Writes what was noted since the last flush, in one write as a rule. What can't be written is counted."""
+    @property
+    def holds_back(self) -> bool:
+        """Whether there is something that no reader finds yet: what there was no room for."""
+        return not self._overflow.is_empty
+
+    def has_room_for(self, results: int) -> bool:
+        """Whether so many results and settlements can be written down. Else they are counted as lost: refuse them."""
+        has_room = self._overflow.is_written and self._overflow.kept < MAX_KEPT
+        if not has_room:
+            self.stats.lost_results += results
+        return has_room
+
+    def flush(self) -> bool:
+        """Writes what was noted since the last flush, in one write as a rule. What there is no room for is counted.
+
+        Returns whether all that was ever noted is in a file: ``False`` where the disk is full.
+        """
         if not self._events:
-            return
+            return self._overflow.is_written
         try:
             self._flush(self._events)
         finally:
             self._events.clear()  # the list stays the same one, because whoever appends may hold on to ``append``
+        return self._overflow.is_written
 
     def _flush(self, events: list[Event]) -> None:
         self.stats.events += len(events)
@@ -115,26 +133,29 @@ class SpoolWriter:
             self._refusals.clear()
         events = self._without_flood(events)
         for some in _parts(events):
-            if not self._write(some, self._max_bytes):
-                self._fold(some)
+            if not self._write(some):
+                self._give_up_details(some)
 
     async def tick(self) -> None:
-        """Once a second: writes what was counted, looks how much room there is, has the disk take what was written."""
-        self._write_counts()
+        """Once a second: takes back what there was no room for, looks how much there is, has the disk take what was written."""
+        self._take_back(self._max_bytes * _ROOM)
         unsynced, self._unsynced = self._unsynced, []
         with contextlib.suppress(OSError):
             unsynced.append(os.dup(self._file))
+        with contextlib.suppress(OSError):
+            beside = self._overflow.duplicate()
+            unsynced += [] if beside is None else [beside]
         used = await asyncio.to_thread(_sync, self._directory, unsynced, self._root)
         self._used = self._used if used is None else used
 
     def close(self) -> None:
         """Writes what is left and lets go of the files; whoever takes the lock drains them."""
         self.flush()
-        self._write_counts()
-        left = len(self._counts) + len(self._kept)
-        if left:
-            log.error("spool.not_written", spool=self._root, counts=left, reason="the disk is full or the spool is")
+        self._take_back()
+        if not self._overflow.is_written:
+            log.error("spool.not_written", spool=self._root, counts=len(self._overflow), reason="the disk is full")
         _sync(self._directory, [*self._unsynced, self._file], self._root)
+        self._overflow.close()
         os.close(self._directory)
         os.close(self._lock)
 
@@ -159,54 +180,42 @@ class SpoolWriter:
             detailed.append(event)
         return detailed if flood is None else detailed + flood.take()
 
-    def _fold(self, events: Iterable[Event]) -> None:
-        """Counts decisions, together with the results that came in the same turn; keeps other results and settlements."""
-        decisions: dict[int, DecisionEvent] = {}
-        for event in events:
-            if isinstance(event, DecisionEvent):
-                decisions[event.sequence] = event
-                self._counts.add(event)
-                self.stats.folded_events += 1
-            elif isinstance(event, ResultEvent | SettlementEvent):
-                decision = decisions.get(event.sequence) if event.spool == self.spool else None
-                if decision is not None and isinstance(event, ResultEvent):
-                    self._counts.add_result(decision, event)
-                elif decision is not None and isinstance(event, SettlementEvent):
-                    self._counts.add_settlement(decision, event)
-                elif len(self._kept) < MAX_KEPT:
-                    self._kept.append(event)
-                else:
-                    self.stats.lost_results += 1
-            else:
-                self._counts.put_back([event])
+    def _give_up_details(self, events: list[Event]) -> None:
+        """Keeps what counts of the events: decisions with what came of them in the same turn as counts, the rest as it is."""
+        self.stats.folded_events += sum(isinstance(event, DecisionEvent) for event in events)
+        self._overflow.add(events)
 
-    def _write_counts(self) -> None:
-        """Writes what was counted and kept. For counts there is always a little more room than for details."""
-        room = self._max_bytes + self._max_bytes // 16
-        if len(self._counts):
-            for some in _parts(self._counts.take()):
-                if not self._write(some, room):
-                    self._counts.put_back(some)
-        while self._kept and self._write(self._kept[:MAX_FRAME_EVENTS], self._max_bytes):
-            del self._kept[:MAX_FRAME_EVENTS]
-        if self._without_room and self._used < self._max_bytes and not (self._counts or self._kept):
-            self._without_room = False
+    def _take_back(self, while_used: float = math.inf) -> None:
+        """Makes what lies beside the spool the last segment of it, where there is room again; else sums it up there."""
+        if self._overflow.is_empty:
+            if self._without_room and self._used < self._max_bytes:
+                self._without_room = False
+                with contextlib.suppress(OSError):
+                    log.info("spool.has_room_again", spool=self._root, folded_events=self.stats.folded_events)
+            return
+        if self._used <= while_used:
+            start = max(self._position, self._segment_start + 1)  # segments are named by where they begin
             with contextlib.suppress(OSError):
-                log.info("spool.has_room_again", spool=self._root, folded_events=self.stats.folded_events)
+                file, self._position = self._overflow.become_segment(start)
+                self._segment_has_ended = True
+                self._unsynced.append(file)
+                self._used += self._position - start
+                return
+        self._overflow.shrink()
 
     # --- the file -------------------------------------------------------------------------------------------------------
 
-    def _write(self, events: list[Event], max_bytes: int) -> bool:
+    def _write(self, events: list[Event]) -> bool:
         """Writes ``events`` as one frame; ``False`` where there is no room, and then nothing of them is in the file."""
         if not events:
             return True
         try:
             end = write_frame(events, self._buffer, self._position)
         except FrameTooLargeError:
-            return self._write_halves(events, max_bytes)
+            return self._write_halves(events)
         except Exception as error:  # noqa: BLE001  one event that can't be written must not take the others with it
-            return self._write_each(events, max_bytes, error)
-        if self._used + len(self._buffer) > max_bytes:
+            return self._write_each(events, error)
+        if self._used + len(self._buffer) > self._max_bytes:
             self._note_no_room(f"the spool holds {self._used} bytes")
             return False
         try:
@@ -223,7 +232,7 @@ class SpoolWriter:
 
     def _put(self, data: bytearray) -> None:
         """Appends ``data`` to the segment, whole or not at all. Raises ``OSError``."""
-        if self._segment_is_broken or self._position - self._segment_start >= self._segment_bytes:
+        if self._segment_has_ended or self._position - self._segment_start >= self._segment_bytes:
             self._begin_segment()
         written = os.write(self._file, data)
         if written == len(data):
@@ -241,7 +250,7 @@ class SpoolWriter:
         try:
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
         except OSError:
-            self._segment_is_broken = True  # a reader finds the torn frame, and goes on with the next segment
+            self._segment_has_ended = True  # a reader finds the torn frame, and goes on with the next segment
 
     def _begin_segment(self) -> None:
         if self._position == self._segment_start:
@@ -254,38 +263,38 @@ class SpoolWriter:
         except OSError:
             self._segment_start = start
             raise
-        self._segment_is_broken = False
+        self._segment_has_ended = False
         self._unsynced.append(before)
 
     def _open_segment(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         return open_file(self._directory, segment_name(self._segment_start), flags)
 
-    def _write_halves(self, events: list[Event], max_bytes: int) -> bool:
+    def _write_halves(self, events: list[Event]) -> bool:
         if len(events) == 1:
-            self._fold(events)
+            self._give_up_details(events)
             return True
         half = len(events) // 2
         for some in (events[:half], events[half:]):
-            if not self._write(some, max_bytes):
-                self._fold(some)
+            if not self._write(some):
+                self._give_up_details(some)
         return True
 
-    def _write_each(self, events: list[Event], max_bytes: int, error: Exception) -> bool:
+    def _write_each(self, events: list[Event], error: Exception) -> bool:
         """Writes each event by itself; what can't be encoded is counted by tenant and code only."""
         if len(events) > 1:
             for event in events:
-                if not self._write([event], max_bytes):
-                    self._fold([event])
+                if not self._write([event]):
+                    self._give_up_details([event])
             return True
         log.error("spool.event_not_encodable", error=f"{type(error).__name__}: {error}"[:200])
         event = events[0]
         if isinstance(event, DecisionEvent):
             units = event.units if isinstance(event.units, int) and 0 <= event.units < _LARGEST_COST else 1
-            self._counts.add(
-                DecisionEvent(event.sequence, event.at_us, event.tenant_id, event.code, event.flags, units=units)
+            flags = event.flags & ~HELD  # what it costs in the end has nothing to be put together with
+            self._give_up_details(
+                [DecisionEvent(event.sequence, event.at_us, event.tenant_id, event.code, flags, units=units)]
             )
-            self.stats.folded_events += 1
         return True
 
     def _note_no_room(self, reason: str) -> None:
