@@ -14,6 +14,7 @@ from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, SlidingWi
 from apishield.services.key_drafts import KeyDraft
 from tests.support.clock import ManualClock
 from tests.support.node import Node, Tenant, running_node
+from tests.support.spool import files_end_at
 
 HOUR_US = 3600 * SECOND_US
 
@@ -82,6 +83,30 @@ async def test_a_cost_may_follow_a_report_without_one(tenant: Tenant) -> None:
     assert (await _report(tenant, decision, cost={"tokens": 10}))["accepted"] == 1
     assert await _remaining(tenant, key) == {"tokens": 990}
     assert (await _report(tenant, decision))["duplicates"] == 1
+
+
+async def test_a_report_or_release_that_the_disk_does_not_take_is_not_answered_as_taken(tenant: Tenant) -> None:
+    """Only what is written down is accepted: else a kill would lose what a bill was told."""
+    key = await _key(tenant, _tokens(1000))
+    settled, released, untouched = [
+        await tenant.check(api_key=key, cost={"tokens": 100}, reserve=True) for _ in range(3)
+    ]
+    report = {
+        "events": [{"decision_id": settled["decision_id"], "status": 200, "latency_ms": 5, "cost": {"tokens": 10}}]
+    }
+    release = f"/v1/decisions/{released['decision_id']}/release"
+    with files_end_at(0):
+        # The first is when the disk is found to be full; from then on nothing is settled that can't be written down.
+        for path, body in (("/v1/report", report), (release, {}), ("/v1/report", report)):
+            refused = await tenant.post(path, body)
+            assert (refused.status_code, refused.json()["code"]) == (507, "storage_full"), refused.text
+        assert (await tenant.check(api_key=key, cost={"tokens": 1}))["allowed"], "checks go on"
+    await tenant.node.runtime.events.tick()
+    again = await tenant.post("/v1/report", report)
+    assert again.json() == {"accepted": 0, "duplicates": 1, "rejected": []}, "it was noted, and is written down now"
+    assert (await tenant.post(release, {})).json() == {"released": True}
+    assert (await _report(tenant, untouched, cost={"tokens": 20}))["accepted"] == 1
+    assert await _remaining(tenant, key) == {"tokens": 1000 - 10 - 20 - 1}
 
 
 async def test_a_cost_without_a_reservation_is_refused(tenant: Tenant) -> None:

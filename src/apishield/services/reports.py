@@ -18,7 +18,7 @@ from apishield.core.decision_ids import DecisionIds
 from apishield.core.events import ResultEvent
 from apishield.core.ports import Clock, EventLog
 from apishield.errors import StoreUnavailable
-from apishield.services.settlement import Settled, SettlementService
+from apishield.services.settlement import Settled, SettlementService, no_room
 
 log = structlog.get_logger("apishield.reports")
 
@@ -86,7 +86,12 @@ class ReportService:
         self._seen: dict[tuple[int, int], None] = {}
 
     async def take(self, tenant_id: str, reports: Sequence[Report | str]) -> Receipt:
-        """Takes ``reports`` of a tenant; a text in place of one says why it could not be read."""
+        """Takes ``reports`` of a tenant; a text in place of one says why it could not be read.
+
+        Raises ``ProblemError``, 507 ``storage_full``, where they can't be written down now: before any of them settles.
+        """
+        if not self._events.has_room_for(len(reports)):
+            raise no_room()
         taken = [self._read(tenant_id, index, report) for index, report in enumerate(reports)]
         first_told = [index for index, outcome in enumerate(taken) if outcome == _SETTLES]
         settling = [

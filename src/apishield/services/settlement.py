@@ -13,6 +13,7 @@ from apishield.core.decision_ids import DecisionIds
 from apishield.core.events import SettlementEvent
 from apishield.core.model import MAX_UNITS, Counter, Mode
 from apishield.core.ports import Clock, CounterStore, EventLog, Held
+from apishield.errors import ProblemError
 
 _MOST_REMEMBERED = 100_000
 
@@ -25,6 +26,15 @@ class Settled(Enum):
     RELEASED = auto()
     TOO_LATE = auto()  # or by way of another node, which this one can't tell from it
     NOT_RESERVED = auto()
+
+
+def no_room() -> ProblemError:
+    """The refusal of what could not be written down: it would be lost with this process."""
+    return ProblemError(
+        "storage_full",
+        "The node has no room to write this down: its disk is full, or too much waits for the ledger. Send it again later.",
+        headers={"Retry-After": "5"},
+    )
 
 
 class SettlementService:
@@ -67,7 +77,12 @@ class SettlementService:
         return self._ids.read(decision_id, tenant_id) is not None
 
     async def release(self, tenant_id: str, decision_id: str) -> bool:
-        """Gives back the whole charge of a decision of the tenant, and its slots. Returns whether there was anything."""
+        """Gives back the whole charge of a decision of the tenant, and its slots. Returns whether there was anything.
+
+        Raises ``ProblemError``, 507 ``storage_full``, where that can't be written down now.
+        """
+        if not self._events.has_room_for(1):
+            raise no_room()
         key = record_key(tenant_id, decision_id)
         held = await self._store.held(key)
         if held is None:

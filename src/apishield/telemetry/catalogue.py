@@ -117,7 +117,7 @@ SPOOL: Final = (
     _counter(
         "apishield_spool_flood_events_total", "Refusals of which only the count was kept, because there were so many."
     ),
-    _counter("apishield_spool_lost_results_total", "Results and settlements for which there was no room left."),
+    _counter("apishield_spool_lost_results_total", "Results and settlements that were refused for want of room."),
     _counter(
         "apishield_spool_failed_writes_total", "Writes to the spool that failed; what they held is written later."
     ),

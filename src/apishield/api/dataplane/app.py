@@ -32,6 +32,7 @@ from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError, StoreUnavailable
 from apishield.later import Later
 from apishield.services.reports import MAX_REPORTS, Report
+from apishield.services.settlement import no_room
 from apishield.services.snapshot import TenantView
 
 log = structlog.get_logger("apishield.dataplane")
@@ -106,7 +107,8 @@ class DataPlane:
             return
         except ProblemError as error:
             answer = self._failure(error, read(headers), scope["path"])
-        self._write_down()  # before anybody is told
+        if not self._write_down():  # before anybody is told
+            answer = answer.unwritten()
         length = (b"content-length", b"%d" % len(answer.body))
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
         await send({"type": "http.response.body", "body": answer.body})
@@ -223,7 +225,8 @@ class DataPlane:
             except ProblemError as error:
                 reports.append(error.detail)
         receipt = await self._reports.take(view.tenant.id, reports)
-        return Answer(202, [_JSON, self._request_id(asked, None)], _encode(receipt))
+        otherwise = partial(self._failure, no_room(), asked, "/v1/report")
+        return Answer(202, [_JSON, self._request_id(asked, None)], _encode(receipt), otherwise)
 
     def _release(self, headers: Headers, body: bytes, decision_id: str) -> Awaitable[Answer]:
         """``POST /v1/decisions/{id}/release``: frees slots and gives the whole charge back."""
@@ -232,9 +235,11 @@ class DataPlane:
             if not self._settlement.knows(view.tenant.id, decision_id):
                 raise ProblemError("not_found", "There is no such decision.")
             released = await self._settlement.release(view.tenant.id, decision_id)
-            return Answer(200, [_JSON, self._request_id(asked, None)], _encode({"released": released}))
+            otherwise = partial(self._failure, no_room(), asked, path)
+            return Answer(200, [_JSON, self._request_id(asked, None)], _encode({"released": released}), otherwise)
 
-        return self._later(read(headers), body, f"/v1/decisions/{decision_id}/release", release)
+        path = f"/v1/decisions/{decision_id}/release"
+        return self._later(read(headers), body, path, release)
 
     # --- what went wrong ----------------------------------------------------------------------------------------------
 

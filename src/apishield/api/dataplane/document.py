@@ -10,6 +10,7 @@ import msgspec
 from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH
 from apishield.api.openapi import problem_response
 from apishield.core.decision import CheckRequest, Decision, KeyView, LimitState
+from apishield.errors import PROBLEMS
 from apishield.services.reports import Receipt, Rejection, Report
 
 _SCHEMA = "#/components/schemas/{name}"
@@ -140,6 +141,7 @@ def _paths() -> dict[str, Any]:
                 "`cost` settles what a check with `reserve` estimated.",
                 body=("Reports", {"events": [_REPORT]}),
                 answer=("202", "Receipt", {"accepted": 1, "duplicates": 0, "rejected": []}),
+                more=["storage_full"],
             )
         },
         "/v1/decisions/{decision_id}/release": {
@@ -149,7 +151,7 @@ def _paths() -> dict[str, Any]:
                     "Free a decision's slots and give its whole charge back",
                     "Of checks that took concurrency slots or reserved; of others, and a second time, it releases nothing.",
                     answer=("200", "Released", {"released": True}),
-                    more=["not_found", "store_unavailable"],
+                    more=["store_unavailable", "storage_full"],
                 ),
                 "parameters": [{"$ref": "#/components/parameters/Tenant"}, decision_id],
             }
@@ -185,8 +187,8 @@ def _operation(
         "431": problem_response(["headers_too_large"]),
         "500": problem_response(["internal"]),
     }
-    if more is not None and "store_unavailable" in more:
-        responses["503"] = problem_response(["store_unavailable"])
+    if more is not None:
+        responses |= {str(PROBLEMS[code].status): problem_response([code]) for code in more}
     operation: dict[str, Any] = {
         "tags": ["Checks"],
         "operationId": operation_id,
