@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from apishield.services import ledger_names
 from tests.api.support import Caller, Json, Service, Tenant
 
 
@@ -141,6 +142,39 @@ async def test_what_is_beside_the_top_is_told(busy: Json, alice: Tenant) -> None
     assert len(series["series"]) == 2
     assert sum(point["requests"] for point in series["other"]) == 1
     assert (await ask(alice, "timeseries", group_by="endpoint"))["other"] is None
+
+
+async def test_what_has_no_series_of_its_own_is_one_row_wherever_sums_are_shown(
+    alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_names, "ENDPOINTS_PER_TENANT", 2)
+    for number, path in enumerate(("/first", "/first", "/second", "/third", "/fourth", "/fifth")):
+        await check(alice, method="GET" if number else "PURGE", path=path, ip="203.0.113.7")
+    other = {"endpoint": "(other)"}
+    endpoints = await ask(alice, "endpoints")
+    assert [(row["endpoint"], row["method"], row["requests"]) for row in endpoints["data"]] == [
+        ("(other)", "GET", 4),
+        ("/first", "(other)", 1),
+        ("/first", "GET", 1),
+    ]
+    first = await ask(alice, "endpoints", limit=1)
+    assert ([row["endpoint"] for row in first["data"]], first["other"]["requests"]) == (["(other)"], 2)
+    series = await ask(alice, "timeseries", group_by="endpoint", limit=1)
+    assert series["series"][0]["group"]["endpoint"] == "(other)"
+    assert sum(point["requests"] for point in series["series"][0]["points"]) == 4
+    assert (await ask(alice, "summary", **other))["requests"] == 4
+    assert (await ask(alice, "endpoints", **other))["total"]["requests"] == 4
+    exported = await alice.ok("GET", "/v1/usage/export?format=json&group_by=endpoint")
+    assert {row["endpoint"]: row["requests"] for row in exported if row["method"] == "GET"} == {
+        "(other)": 4,
+        "/first": 1,
+    }
+    for method in ("(other)", "other", "OTHER"):
+        assert (await ask(alice, "summary", method=method))["requests"] == 1
+        assert [row["path"] for row in (await ask(alice, "requests", method=method))["data"]] == ["/first"]
+    for name in ("endpoint", "key_id", "customer_id"):
+        problem = await alice.problem(422, "validation_failed", "GET", f"/v1/analytics/requests?{name}=(other)")
+        assert [fault["pointer"] for fault in problem["errors"]] == [f"?{name}"]
 
 
 async def test_days_of_a_time_zone_begin_at_its_midnight(busy: Json, alice: Tenant) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from apishield.analytics.endpoint_names import collapse
+from apishield.analytics.rollup import OTHER
 from apishield.core.decision_ids import DecisionIds, DecisionRef
 from apishield.core.events import HELD, PEEK, TEST, DecisionEvent, EventRef
 from apishield.core.ports import Clock
@@ -18,6 +19,8 @@ from apishield.services.analytics.freshness import FRESH_WITHIN_SECONDS, Freshne
 from apishield.services.analytics.places import Queues
 from apishield.services.analytics.questions import Question
 from apishield.services.base import tenant_of
+from apishield.services.checks import Faults
+from apishield.services.recorder import OTHER_METHOD
 from apishield.stores.sql.analytics.plan import Selection
 from apishield.stores.sql.ledger.archive import DecisionArchive, StoredDecision
 from apishield.stores.sql.pagination import PageRequest, invalid_cursor, make_cursor, read_cursor
@@ -121,7 +124,11 @@ class DecisionService:
         return Shown(self._ids.write(event.tenant_id, ref), stored)
 
     async def recent(self, question: Question, narrowed: Narrowed, page: PageRequest) -> Recent:
-        """The tenant's decisions of the period that fit, newest first; questions at cost 0 are none."""
+        """The tenant's decisions of the period that fit, newest first; questions at cost 0 are none.
+
+        Raises 422 for what only sums know, 429 where the tenant has too many such lists under way.
+        """
+        _refuse_other(question.selection)
         if question.period.to_us >= question.now_us:
             await self._fresh(FRESH_WITHIN_SECONDS)
         looking = _Looking(question, narrowed, page)
@@ -213,7 +220,7 @@ def _fits(event: DecisionEvent, status: int | None, selection: Selection) -> boo
         and (selection.key_id is None or event.key_id == selection.key_id)
         and (selection.customer_id is None or event.customer_id == selection.customer_id)
         and (selection.endpoint is None or endpoint_of(event) == selection.endpoint)
-        and (selection.method is None or event.method == selection.method)
+        and (selection.method is None or method_of(event) == selection.method)
         and (selection.country is None or event.country == selection.country)
         and (selection.status is None or (status is not None and status // 100 == selection.status))
     )
@@ -222,6 +229,22 @@ def _fits(event: DecisionEvent, status: int | None, selection: Selection) -> boo
 def endpoint_of(event: DecisionEvent) -> str:
     """The endpoint that the sums count the decision under, but for those that share one series; ``""`` where none was told."""
     return event.endpoint if event.endpoint is not None else collapse(event.path)
+
+
+def method_of(event: DecisionEvent) -> str | None:
+    """The method that the sums count the decision under."""
+    return OTHER if event.method == OTHER_METHOD else event.method
+
+
+def _refuse_other(selection: Selection) -> None:
+    """What the sums put under ``OTHER`` has names of its own here: nothing would be found, in however many pages."""
+    faults = Faults()
+    for name in ("endpoint", "key_id", "customer_id"):
+        if getattr(selection, name) == OTHER:
+            faults.add(
+                f"?{name}", f"{OTHER} stands for many in sums; single decisions have their own names: leave it away"
+            )
+    faults.raise_any()
 
 
 def status_of(stored: StoredDecision) -> int | None:

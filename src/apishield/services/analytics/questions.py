@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from apishield.analytics.periods import Period, parse_instant, parse_zone
-from apishield.analytics.rollup import ADMITTED
+from apishield.analytics.rollup import ADMITTED, OTHER
 from apishield.analytics.steps import SECOND_US
 from apishield.core.records import Environment
 from apishield.services.checks import Faults
+from apishield.services.recorder import OTHER_METHOD
 from apishield.stores.sql.analytics.plan import Selection
 
 MOST_DAYS: Final = 3_660
@@ -97,8 +98,8 @@ def ask(
         key_id=filters.key_id,
         customer_id=filters.customer_id,
         endpoint=filters.endpoint,
-        method=None if filters.method is None else filters.method.upper(),
-        country=None if filters.country is None else filters.country.upper(),
+        method=None if filters.method is None else _method(filters.method),
+        country=None if filters.country is None else _capitals(filters.country),
         status=_status_class(filters.status, faults),
     )
     faults.raise_any()
@@ -134,6 +135,16 @@ def _instant(pointer: str, text: str, now_us: int, zone: ZoneInfo | None, faults
     except ValueError as error:
         faults.add(pointer, str(error).rstrip("."))
         return now_us
+
+
+def _capitals(text: str) -> str:
+    return text if text == OTHER else text.upper()
+
+
+def _method(text: str) -> str:
+    """As sums name it; those that are not HTTP's own are one, which single decisions call by another name."""
+    method = _capitals(text)
+    return OTHER if method == OTHER_METHOD else method
 
 
 def _codes(outcome: str | None, faults: Faults) -> frozenset[str] | None:

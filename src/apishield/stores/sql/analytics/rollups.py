@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, Subquery, UnaryExpression, case, exists, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apishield.analytics.rollup import ADMITTED, OTHER
+from apishield.analytics.rollup import ADMITTED
 from apishield.analytics.steps import Step
 from apishield.core.records import Environment
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection, Sums
@@ -93,10 +93,7 @@ class RollupReader:
         return [(tuple(row[:-2]), row[-2], int(row[-1])) for row in found]
 
     async def top(self, plan: Plan, by: Sequence[Column], *, order: Order, limit: int) -> list[Group]:
-        """The ``limit`` groups that have most of what ``order`` names, most first; equal ones by their names.
-
-        What the ledger put under ``OTHER`` is none of them.
-        """
+        """The ``limit`` groups that have most of what ``order`` names, most first; equal ones by their names."""
         named = ("requests", "results", "status_5xx") if order == "error_rate" else ("requests",)
         source = await self._sources.rows(plan, by, None, tuple(dict.fromkeys((*named, _needed(plan.selection)))))
         if source is None:
@@ -110,7 +107,6 @@ class RollupReader:
             errors = added_up(case((allowed, rows.c.status_5xx), else_=0)) * 1.0
             results = added_up(case((allowed, rows.c.results), else_=0))
             ranks.insert(0, func.coalesce(errors / func.nullif(results, 0), -1).desc())
-        known = [*known, *(key != OTHER for key in keys)]
         statement = select(*keys).join_from(rows, series, series.c.id == rows.c.series_id).where(*known)
         statement = statement.group_by(*keys).having(counted > 0).order_by(*ranks, *keys).limit(limit)
         return [tuple(row) for row in await self.connection.execute(statement)]
