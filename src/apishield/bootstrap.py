@@ -19,6 +19,7 @@ from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import APIShieldError
 from apishield.services import installation
+from apishield.services.analytics.addresses import AddressService
 from apishield.services.analytics.decisions import DecisionService
 from apishield.services.analytics.live import LiveService
 from apishield.services.analytics.service import AnalyticsService
@@ -208,6 +209,7 @@ class Runtime:
         self.analytics = AnalyticsService(database, clock, self.freshness.wait)
         archive = DecisionArchive(database, replay_days=settings.replay_days)
         self.decisions = DecisionService(archive, ids, clock, self.freshness.wait)
+        self.addresses = AddressService(database, self.decisions, self.freshness.wait)
         self.live = LiveService(database, self.decisions, clock)
         self.reconciler = Reconciler(database, self.snapshot, self.store, clock)
         self.replays = ReplayService(

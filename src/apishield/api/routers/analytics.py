@@ -8,11 +8,12 @@ from fastapi import Depends, Query
 
 from apishield.analytics.steps import Step
 from apishield.api.auth import CurrentActor
+from apishield.api.openapi import errors
 from apishield.api.params import Search
 from apishield.api.permissions import Permission, permit
 from apishield.api.route import CurrentRuntime, control_router
+from apishield.api.schemas.addresses import AddressesOut
 from apishield.api.schemas.analytics import (
-    AddressesOut,
     CountriesOut,
     CustomersOut,
     EndpointsOut,
@@ -151,19 +152,15 @@ async def get_country_analytics(question: Asked, runtime: CurrentRuntime, limit:
     return CountriesOut.of(found, counts_only=_counts_only(question))
 
 
-@router.get("/v1/analytics/ips")
+@router.get("/v1/analytics/ips", responses=errors("concurrency_exceeded"))
 @permit(Permission.ANALYTICS_READ)
-async def get_address_analytics(
-    actor: CurrentActor,
-    runtime: CurrentRuntime,
-    from_: FromQuery = None,
-    to: ToQuery = None,
-    environment: EnvironmentQuery = Environment.LIVE,
-    limit: Rows = 20,
-) -> AddressesOut:
-    """The busiest addresses, by whole hours. What one of them did is in `/v1/analytics/requests`."""
-    question = runtime.analytics.question(actor, Filters(environment=environment), from_=from_, to=to)
-    return AddressesOut.of(await runtime.analytics.addresses(question, limit=limit))
+async def get_address_analytics(question: Asked, runtime: CurrentRuntime, limit: Rows = 20) -> AddressesOut:
+    """The busiest addresses. What one of them did is in `/v1/analytics/requests`.
+
+    They are summed by the hour. With a filter, and for at most six hours that are not whole ones and hold at most 20,000
+    decisions, the decisions themselves are counted: the newest 100,000 of the period at most, and as long as they are kept.
+    """
+    return AddressesOut.of(await runtime.addresses.busiest(question, limit=limit))
 
 
 async def _busiest(runtime: CurrentRuntime, question: Question, kind: Kind, limit: int) -> Breakdown:

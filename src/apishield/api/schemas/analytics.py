@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -14,7 +14,6 @@ from apishield.api.times import to_rfc3339
 from apishield.services.analytics.breakdowns import Breakdown
 from apishield.services.analytics.figures import Figures
 from apishield.services.analytics.planner import Covered
-from apishield.services.analytics.service import Addresses
 from apishield.services.analytics.summaries import PeriodSummary, Summary
 from apishield.services.analytics.timeseries import GROUPINGS, GroupBy, Line, Timeseries
 from apishield.stores.sql.analytics.names import CustomerName, KeyName
@@ -278,7 +277,7 @@ def _breakdown_fields(found: Breakdown) -> dict[str, Any]:
     }
 
 
-_BREAKDOWN: dict[str, Any] = {
+BREAKDOWN: dict[str, Any] = {
     **_COVERED,
     "total": {"requests": 1262, "allowed": 1248, "refused": 14},
     "other": {"requests": 14, "allowed": 14, "refused": 0},
@@ -295,7 +294,7 @@ class EndpointRowOut(FiguresOut):
 class EndpointsOut(BreakdownOut):
     """Endpoints in order."""
 
-    model_config = example({**_BREAKDOWN, "data": [{"endpoint": "/orders/{id}", "method": "GET", **_FIGURES}]})
+    model_config = example({**BREAKDOWN, "data": [{"endpoint": "/orders/{id}", "method": "GET", **_FIGURES}]})
 
     data: list[EndpointRowOut]
 
@@ -327,7 +326,7 @@ class KeysOut(BreakdownOut):
 
     model_config = example(
         {
-            **_BREAKDOWN,
+            **BREAKDOWN,
             "data": [
                 {
                     "key_id": _KEY_ID,
@@ -373,7 +372,7 @@ class CustomersOut(BreakdownOut):
 
     model_config = example(
         {
-            **_BREAKDOWN,
+            **BREAKDOWN,
             "data": [{"customer_id": _CUSTOMER_ID, "name": "Initech", "external_id": "c-17", **_FIGURES}],
         }
     )
@@ -406,7 +405,7 @@ class CountryRowOut(FiguresOut):
 class CountriesOut(BreakdownOut):
     """Countries, busiest first."""
 
-    model_config = example({**_BREAKDOWN, "data": [{"country": "DE", **_FIGURES}]})
+    model_config = example({**BREAKDOWN, "data": [{"country": "DE", **_FIGURES}]})
 
     data: list[CountryRowOut]
 
@@ -418,44 +417,3 @@ class CountriesOut(BreakdownOut):
             for (country,), figures in found.groups
         ]
         return cls(**_breakdown_fields(found), data=rows)
-
-
-class AddressRowOut(CountsOut):
-    """One address; of IPv6 the /64."""
-
-    ip: str
-
-
-class AddressesOut(PeriodOut):
-    """Addresses, busiest first. They are counted by the hour, and kept as long as single decisions."""
-
-    model_config = example(
-        {
-            **_BREAKDOWN,
-            "resolution": "hour",
-            "data": [{"ip": "203.0.113.7", "requests": 1248, "allowed": 1234, "refused": 14}],
-        }
-    )
-
-    resolution: Literal[Step.HOUR] = Step.HOUR
-    data: list[AddressRowOut]
-    total: CountsOut
-    other: CountsOut | None
-
-    @classmethod
-    def of(cls, found: Addresses) -> AddressesOut:
-        """How ``found`` is shown."""
-        requests = found.total.requests - sum(each.requests for each in found.addresses)
-        refused = found.total.refused - sum(each.refused for each in found.addresses)
-        return cls(
-            **covered_fields(found.covered),
-            data=[
-                AddressRowOut(ip=each.address, **_of_address(each.requests, each.refused)) for each in found.addresses
-            ],
-            total=CountsOut(**_of_address(found.total.requests, found.total.refused)),
-            other=CountsOut(**_of_address(requests, refused)) if requests > 0 else None,
-        )
-
-
-def _of_address(requests: int, refused: int) -> dict[str, int]:
-    return {"requests": requests, "allowed": requests - refused, "refused": refused}

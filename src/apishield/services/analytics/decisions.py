@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -42,6 +42,9 @@ _FAR_AHEAD_US: Final = 86_400_000_000
 
 Place = tuple[int, int, int]  # when, in which spool, which one
 
+Take = Callable[[Sequence[StoredDecision]], bool]
+"""Takes some decisions; says whether there is a use for more."""
+
 
 class Shown(msgspec.Struct, frozen=True):
     """A decision under its id."""
@@ -73,7 +76,7 @@ class DecisionService:
         self._ids = ids
         self._clock = clock
         self._fresh = fresh
-        self._scans = Queues("lists of requests", at_once=SCANS_AT_ONCE, waiting=SCANS_WAITING)
+        self._scans = Queues("looks at single decisions", at_once=SCANS_AT_ONCE, waiting=SCANS_WAITING)
 
     async def find(self, actor: Actor, decision_id: str) -> Shown:
         """The tenant's decision. Raises 404 for one that is another's, was never made, or is not kept any more."""
@@ -117,6 +120,11 @@ class DecisionService:
             lambda tenant_id: self._ids.read(decision_id, tenant_id) is not None,
         )
 
+    @property
+    def kept_from_us(self) -> int:
+        """When the oldest decision may have been made that can still be found."""
+        return self._archive.kept_from_us
+
     def shown(self, stored: StoredDecision) -> Shown:
         """``stored`` under its id."""
         event = stored.event
@@ -128,16 +136,34 @@ class DecisionService:
 
         Raises 422 for what only sums know, 429 where the tenant has too many such lists under way.
         """
-        _refuse_other(question.selection)
+        refuse_other(question.selection)
         if question.period.to_us >= question.now_us:
             await self._fresh(FRESH_WITHIN_SECONDS)
         looking = _Looking(question, narrowed, page)
-        async with self._scans.admitted(question.tenant_id):
-            await self._look(looking)
+        await self.walk(question, looking.take, before_us=looking.last[0] + 1)
         items = [self.shown(stored) for stored in looking.found]
         if looking.has_more:
             return Recent(items, _cursor(looking.last), looking.last[0])
         return Recent(items, None, question.period.from_us)
+
+    async def walk(self, question: Question, take: Take, *, before_us: int = _LATEST) -> None:
+        """Hands the tenant's decisions of the period to ``take``, newest first, until it has enough.
+
+        From ``before_us`` on none is. Raises 429 where the tenant has too many such looks under way.
+        """
+        from_us, to_us = question.period
+        end_us = min(to_us, before_us)
+        if from_us >= end_us:
+            return
+        async with (
+            self._scans.admitted(question.tenant_id),
+            aclosing(self._archive.scan(question.tenant_id, from_us, end_us, newest_first=True)) as lists,
+        ):
+            async for some in lists:
+                async with self._archive.turns.turn():
+                    goes_on = take(some)
+                if not goes_on:
+                    return
 
     async def latest(self, question: Question, since_us: int, most: int) -> Sequence[Shown]:
         """Up to ``most`` decisions that fit and were made at ``since_us`` or later: the newest of them, newest first."""
@@ -154,19 +180,6 @@ class DecisionService:
                 if len(items) >= most or scanned >= MOST_SAMPLED:
                     break
         return items[:most]
-
-    async def _look(self, looking: _Looking) -> None:
-        from_us, to_us = looking.question.period
-        end_us = min(to_us, looking.last[0] + 1)
-        if from_us >= end_us:
-            return
-        tenant_id = looking.question.tenant_id
-        async with aclosing(self._archive.scan(tenant_id, from_us, end_us, newest_first=True)) as lists:
-            async for some in lists:
-                async with self._archive.turns.turn():
-                    goes_on = looking.take(some)
-                if not goes_on:
-                    return
 
 
 class _Looking:
@@ -236,7 +249,7 @@ def method_of(event: DecisionEvent) -> str | None:
     return OTHER if event.method == OTHER_METHOD else event.method
 
 
-def _refuse_other(selection: Selection) -> None:
+def refuse_other(selection: Selection) -> None:
     """What the sums put under ``OTHER`` has names of its own here: nothing would be found, in however many pages."""
     faults = Faults()
     for name in ("endpoint", "key_id", "customer_id"):

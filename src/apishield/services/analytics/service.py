@@ -6,22 +6,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import msgspec
-
-from apishield.analytics.periods import Horizon, Period, kept_step, step_for
-from apishield.analytics.steps import SECOND_US, Step, ceil, floor
+from apishield.analytics.periods import Horizon, kept_step, step_for
+from apishield.analytics.steps import Step
 from apishield.core.ports import Clock
 from apishield.core.records import Actor
 from apishield.services.analytics.breakdowns import Breakdown, Kind, Order, break_down
 from apishield.services.analytics.export import Row, Subject, Table, pages, table_of
 from apishield.services.analytics.freshness import FRESH_WITHIN_SECONDS, Freshness, as_it_is
 from apishield.services.analytics.places import Places
-from apishield.services.analytics.planner import Covered
 from apishield.services.analytics.questions import Filters, Question, ask
 from apishield.services.analytics.summaries import Summary, summarise
 from apishield.services.analytics.timeseries import GroupBy, Timeseries, series_over_time
 from apishield.services.base import tenant_of
-from apishield.stores.sql.analytics.addresses import AddressCounts, AddressReader
 from apishield.stores.sql.analytics.names import CustomerName, KeyName, NameReader
 from apishield.stores.sql.analytics.rollups import RollupReader
 from apishield.stores.sql.database import Database
@@ -29,14 +25,6 @@ from apishield.stores.sql.database import Database
 EXPORTS_OF_A_TENANT: Final = 3
 EXPORTS_OF_A_NODE: Final = 20
 EXPORTS_RESERVED: Final = 5  # of them, for tenants that have none under way
-
-
-class Addresses(msgspec.Struct, frozen=True):
-    """The busiest addresses of whole hours, and all together."""
-
-    covered: Covered
-    addresses: Sequence[AddressCounts]
-    total: AddressCounts
 
 
 class AnalyticsService:
@@ -83,15 +71,6 @@ class AnalyticsService:
         """The first of a kind, all, and the rest."""
         async with self._reader(question) as reader:
             return await break_down(reader, question, kind, order=order, limit=limit)
-
-    async def addresses(self, question: Question, *, limit: int) -> Addresses:
-        """The busiest addresses. They are counted by the hour: the period is widened to whole ones."""
-        from_s = floor(question.period.from_us // SECOND_US, Step.HOUR)
-        to_s = ceil(question.period.to_us // SECOND_US, Step.HOUR)
-        async with self._reader(question) as reader:
-            addresses = AddressReader(reader.connection, question.tenant_id, question.environment)
-            top, total = await addresses.top(from_s, to_s, limit), await addresses.total(from_s, to_s)
-        return Addresses(Covered(Period(from_s * SECOND_US, to_s * SECOND_US), Step.HOUR), top, total)
 
     async def key_names(self, question: Question, ids: Sequence[str]) -> Mapping[str, KeyName]:
         """What keys are called."""

@@ -74,6 +74,11 @@ class DecisionArchive:
         self._database = database
         self._kept_us = replay_days * _DAY_US
 
+    @property
+    def kept_from_us(self) -> int:
+        """When the oldest decision may have been made that can still be found."""
+        return self._database.clock() - self._kept_us + 1
+
     async def find(self, tenant_id: str, ref: EventRef, at_us: int) -> StoredDecision | None:
         """The tenant's decision at ``ref``, made at ``at_us``; ``None`` where it isn't kept, not yet, or not any more."""
         if self._is_gone(at_us):
@@ -103,7 +108,7 @@ class DecisionArchive:
 
         Holds as many chunks as overlap in time, however long the period is, and no transaction between two lists.
         """
-        from_us = max(from_us, self._database.clock() - self._kept_us + 1)
+        from_us = max(from_us, self.kept_from_us)
         opened = _Opened(self._database, tenant_id, self.turns)
         order = _NEWEST_FIRST if newest_first else _OLDEST_FIRST
         waiting: list[StoredDecision] = []
@@ -136,7 +141,7 @@ class DecisionArchive:
         return None if event is None else known.stored(ref.spool, event)
 
     def _is_gone(self, at_us: int) -> bool:
-        return at_us <= self._database.clock() - self._kept_us
+        return at_us < self.kept_from_us
 
 
 class _Order(msgspec.Struct, frozen=True):
