@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from apishield.errors import ProblemError
 from apishield.services import shadow
 from apishield.stores.sql.repositories import shadow as repository
+from apishield.stores.sql.unit_of_work import UnitOfWork
 from tests.api.support import Caller, Json, Service, Tenant, serving
 from tests.support.clock import ManualClock
 
@@ -110,6 +112,41 @@ async def test_what_could_not_be_written_is_written_the_next_time(
     found = await report(alice, policy_id)
     assert (found["would_refuse"], found["admitted"]) == (2, 2)
     assert found["subjects"][0]["would_refuse"] == 2
+
+
+async def test_what_is_just_being_written_is_waited_for(
+    service: Service, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy_id = await in_shadow(alice)
+    for _ in range(3):
+        await check(alice, ip="192.0.2.1")
+    write, begun, may_go_on = shadow.ShadowNotes.write, asyncio.Event(), asyncio.Event()
+
+    async def slowly(notes: shadow.ShadowNotes, tx: UnitOfWork) -> None:
+        begun.set()
+        await may_go_on.wait()
+        await write(notes, tx)
+
+    monkeypatch.setattr(shadow.ShadowNotes, "write", slowly)
+    behind = asyncio.create_task(service.runtime.usage.flush())
+    await begun.wait()
+    asked = asyncio.create_task(report(alice, policy_id))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    may_go_on.set()
+    assert (await asked)["would_refuse"] == 1
+    await behind
+
+
+async def test_the_use_of_a_quota_is_known_while_it_is_being_written(service: Service, clock: ManualClock) -> None:
+    usage, database = service.runtime.usage, service.runtime.database
+    usage.note("as:{ten_1}|live|lim_1|qu|key=k", 0, 7, clock.now_us)
+    async with database.transaction():  # SQLite has one writer: this is in the way
+        writing = asyncio.create_task(usage.flush())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert await usage.load(["as:{ten_1}|live|lim_1|qu|key=k"], 0) == {"as:{ten_1}|live|lim_1|qu|key=k": 7}
+    await writing
 
 
 async def test_counts_outlive_the_process(tmp_path: Path, clock: ManualClock) -> None:

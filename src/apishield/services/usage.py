@@ -9,6 +9,7 @@ A process that is killed loses what it noted within the last second; the ledger,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -91,6 +92,8 @@ class UsageService:
         self._fresh: Callable[[], Awaitable[bool]] | None = None
         self._last_used: dict[str, int] = {}
         self._quotas: dict[tuple[str, int], QuotaUse] = {}
+        self._being_written: dict[tuple[str, int], QuotaUse] = {}
+        self._flushing = asyncio.Lock()
         self._lookups = QuotaLookups(self._read)
 
     async def close(self) -> None:
@@ -119,9 +122,10 @@ class UsageService:
         """Durable use of quotas, with what is noted but not yet written (port ``QuotaLedger``)."""
         used = await self._lookups.used(counter_keys, period_start_us)
         for counter_key in counter_keys:
-            noted = self._quotas.get((counter_key, period_start_us))
-            if noted is not None:
-                used[counter_key] = max(noted.used, used.get(counter_key, 0))
+            for notes in (self._quotas, self._being_written):
+                noted = notes.get((counter_key, period_start_us))
+                if noted is not None:
+                    used[counter_key] = max(noted.used, used.get(counter_key, 0))
         return used
 
     async def _read(self, counter_keys: Sequence[str], period_start_us: int) -> dict[str, int]:
@@ -148,12 +152,20 @@ class UsageService:
     # --- behind -------------------------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Writes what was noted. Raises what the database raises; everything is then kept for the next time."""
+        """Writes what was noted. Raises what the database raises; everything is then kept for the next time.
+
+        Whoever calls while another call is writing waits for it: what it reads afterwards holds all that was noted before.
+        """
+        async with self._flushing:
+            await self._write()
+
+    async def _write(self) -> None:
         quotas, self._quotas = self._quotas, {}
         last_used, self._last_used = self._last_used, {}
         shadow = self.shadow.take()
         if not (quotas or last_used or shadow):
             return
+        self._being_written = quotas
         try:
             async with self._database.transaction() as tx:
                 await tx.usage.write_quotas(quotas.values())
@@ -165,6 +177,8 @@ class UsageService:
             self._quotas = quotas | self._quotas
             self._last_used = last_used | self._last_used
             raise
+        finally:
+            self._being_written = {}
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
