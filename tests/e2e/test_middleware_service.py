@@ -18,7 +18,8 @@ import pytest
 
 from apishield import APIShield
 from apishield.services.secrets import Secrets
-from tests.support.processes import Reaper, ServerProcess, accepts_connections, free_port
+from tests.support.processes import Reaper, ServerProcess, accepts_connections, free_port, wait_until
+from tests.support.prometheus import read_samples
 from tests.support.service import Service, ready
 
 StartService = Callable[..., Service]
@@ -293,7 +294,10 @@ def test_what_became_of_requests_is_reported_at_the_latest_when_the_app_stops(
     for _ in range(7):
         httpx2.get(f"{app.url}/orders", headers=caller)
     app.terminate()  # an orderly shutdown, with its lifespan
-    metrics = httpx2.get(f"{service.url}/metrics").text
-    reported = [line for line in metrics.splitlines() if "result" in line and not line.startswith("#")]
-    assert any(line.endswith(" 7.0") for line in reported), reported
+
+    def results() -> float:
+        return read_samples(httpx2.get(f"{service.url}/metrics").text).get(("apishield_results_total", "2xx"), 0)
+
+    wait_until(lambda: results() >= 7, "the ledger to take what was reported")
+    assert results() == 7
     assert ready(service.url)

@@ -64,6 +64,8 @@ async def new_key(nodes: list[Node], limit: Limit) -> tuple[Tenant, str]:
     where = "quotas" if isinstance(limit.algorithm, Quota) else "rate_limits"
     draft = replace(KeyDraft(name="k", scopes=("read",)), **{where: (limit,)})
     _, secret = await tenant.node.runtime.keys.create(tenant.owner, draft)
+    for node in nodes:
+        await node.runtime.snapshot.catch_up()
     return tenant, secret
 
 

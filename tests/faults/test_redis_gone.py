@@ -68,7 +68,10 @@ async def test_each_node_admits_at_most_its_share_more_and_heals_by_itself(
 ) -> None:
     tenant, secret = await new_key(nodes, limit)
     async with under_load(nodes, tenant, secret) as load:
-        await until(lambda: load.admitted() >= LIMIT // 2, "half the limit to be used")
+        await until(
+            lambda: load.admitted() >= LIMIT // 2 and load.seen(0, degraded=False) == NODES,
+            "half the limit to be used, and both nodes to know Redis",
+        )
         await take_away(redis_server, fault)
         gone = len(load.answers)
         await until(
