@@ -124,7 +124,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _each_turn(write: Callable[[], None]) -> Callable[[], None]:
+def _each_turn(write: Callable[[], object]) -> Callable[[], None]:
     """Calls ``write`` for every turn's worth of checks."""
     checks = itertools.count(1)
 
