@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from apishield.core.counter_keys import counter_key
+from apishield.core.counter_keys import counter_key, record_key
 from apishield.core.model import Algorithm, Counter, Limit, Verdict
-from apishield.core.ports import CounterStore
+from apishield.core.ports import CounterStore, Hold
 from apishield.stores.memory import MemoryStore
 from apishield.stores.redis import RedisStore
 from tests.support.clock import START_US, ManualClock
@@ -51,11 +51,17 @@ class Target:
         limit = Limit(id=f"lim_{name}", name=name, algorithm=rule, **more)  # type: ignore[arg-type]
         return Counter(counter_key(self.tenant_id, "live", limit, {"key": "key_1"}), limit)
 
-    def decide(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "dec_1") -> Verdict:
+    def record_key(self, check: int) -> str:
+        """The key of the record of a check of this world."""
+        return record_key(self.tenant_id, f"dec_{check}")
+
+    def decide(
+        self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "dec_1", hold: Hold | None = None
+    ) -> Verdict:
         """Decides one check."""
 
         async def ask() -> Verdict:
-            verdict = self.store.decide(counters, costs, check_id)
+            verdict = self.store.decide(counters, costs, check_id, hold)
             return verdict if isinstance(verdict, Verdict) else await verdict
 
         return self._runner.run(ask())

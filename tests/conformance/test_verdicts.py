@@ -16,6 +16,7 @@ from apishield.core.model import (
     SlidingWindow,
     TokenBucket,
 )
+from apishield.core.ports import Hold
 from tests.conformance.schedules import SECOND_US, rules
 from tests.conformance.targets import Target
 
@@ -166,3 +167,16 @@ def test_time_never_goes_back_for_a_counter(target: Target) -> None:
     second = target.decide([counter], [1])
     assert second.now_us == first.now_us
     assert second.outcomes[0].retry_after_us == MINUTE_US
+
+
+def test_a_check_that_is_settled_after_its_slots_timed_out_takes_none(target: Target) -> None:
+    slots, other = target.counter("a", Concurrency(9, SECOND_US)), target.counter("b", FixedWindow(9, MINUTE_US))
+    key = target.record_key(1)
+    target.decide([slots], [1], "dec_1", Hold(key, 60, (1,), settles=True))
+    for _ in range(3):  # long enough for a store to forget the slots
+        target.clock.now_us += 2 * SECOND_US
+        target.decide([other], [1])
+    held = target.run(target.store.held(key))
+    assert held is not None
+    assert target.run(target.store.settle(key, held, [5], "dec_1"))
+    assert remaining(target, [slots]) == [9]

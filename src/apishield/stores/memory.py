@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Awaitable, Mapping, Sequence
 
-from apishield.core.model import Counter, Once, Quota, Verdict
+from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
 from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
@@ -107,8 +107,9 @@ class MemoryStore:
         more: list[tuple[Counter, int]] = []
         for counter, before, after in zip(held.counters, held.costs, costs, strict=True):
             state = self._states.get(counter.key)
-            if isinstance(state, concurrency.State):
-                state.release(check_id, before)
+            if isinstance(counter.limit.algorithm, Concurrency):
+                if isinstance(state, concurrency.State):  # else its slots have timed out, and nothing is left of it
+                    state.release(check_id, before)
             elif after > before:
                 more.append((counter, after - before))
             else:
