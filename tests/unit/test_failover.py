@@ -188,6 +188,14 @@ async def test_each_limit_does_what_it_says(
     await store.close()
 
 
+async def test_of_a_bucket_that_allows_all_the_bucket_remains(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    verdict = await ask(store, counter(TokenBucket(100, MINUTE_US, 10), on=OnStoreFailure.ALLOW))
+    assert verdict.outcomes[0].remaining == 10
+    await store.close()
+
+
 async def test_a_limit_that_denies_refuses_the_whole_check_and_nothing_is_charged(
     primary: Primary, clock: ManualClock
 ) -> None:

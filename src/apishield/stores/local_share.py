@@ -261,7 +261,7 @@ class LocalShare:
             if _does(counter, OnStoreFailure.LOCAL)
             else _DENIED
             if _does(counter, OnStoreFailure.DENY)
-            else Outcome(True, counter.limit.algorithm.requests, 0, 0)
+            else Outcome(True, counter.limit.algorithm.ceiling, 0, 0)
             for counter in counters
         ]
         admitted = verdict.admitted and not denied
