@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, SlidingWindow, TokenBucket
+from apishield.core.model import SECOND_US, Concurrency, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket
 from apishield.services.key_drafts import KeyDraft
+from tests.support.checks import make_key
 from tests.support.clock import ManualClock
 from tests.support.node import Node, Tenant, running_node
 from tests.support.spool import files_end_at
@@ -64,6 +66,23 @@ async def test_what_was_reserved_too_little_is_charged_past_the_limit(tenant: Te
     assert await _remaining(tenant, key) == {"tokens": 0}
     refused = await tenant.check(api_key=key, cost={"tokens": 1})
     assert refused["code"] == "rate_limited"
+
+
+async def test_what_is_charged_past_limits_is_shown_as_use(tenant: Tenant) -> None:
+    monthly = Limit(id="", name="monthly", algorithm=Quota(100), unit="tokens")
+    bucket = Limit(id="", name="bucket", algorithm=TokenBucket(1, HOUR_US, 500), unit="tokens")
+    window = Limit(id="", name="window", algorithm=FixedWindow(700, HOUR_US), unit="tokens")
+    key_id, secret = await make_key(tenant, rate_limits=(_tokens(1000), bucket, window), quotas=(monthly,))
+    decision = await tenant.check(api_key=secret, cost={"tokens": 1}, reserve=True)
+    await _report(tenant, decision, cost={"tokens": 2500})
+    runtime = tenant.node.runtime
+    usage = await runtime.usage.key_usage(tenant.owner, await runtime.keys.get(tenant.owner, key_id))
+    assert [(limit.used, limit.remaining) for limit in usage.rate_limits] == [(2500, 0)] * 3
+    assert [(limit.used, limit.remaining) for limit in usage.quotas] == [(2500, 0)]
+    peek = await tenant.check(api_key=secret, cost=0)
+    assert [limit["remaining"] for limit in peek["limits"]] == [0] * 4
+    assert re.findall(r"r=(-?\d+)", peek["headers"]["RateLimit"]) == ["0"] * 4
+    assert peek["headers"]["X-RateLimit-Remaining"] == "0"
 
 
 async def test_it_is_settled_once_however_often_it_is_told(tenant: Tenant) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from apishield.core.model import Algorithm, Concurrency, Mode, Quota, TokenBucket
+from apishield.core.model import Algorithm, Concurrency, Counter, Mode, Quota, TokenBucket, Verdict
+from apishield.core.ports import Hold
 from tests.conformance.schedules import costs, pauses_us, rules, units, windows_us
 from tests.conformance.targets import Target
 
+FOR_EVER_SECONDS = 10**9
 MAX_STEP_BACK_US = 900_000  # a forward jump that is taken back later than that may have forgotten something
 
 
@@ -59,7 +62,11 @@ def scenes(draw: st.DrawFn) -> tuple[list[tuple[Algorithm, dict[str, Any]]], lis
         step_back = draw(st.integers(0, 9)) == 0
         steps.append(
             Step(
-                what=draw(st.sampled_from(["check"] * 12 + ["change", "charge", "release", "reset"])),
+                what=draw(
+                    st.sampled_from(
+                        ["check"] * 8 + ["reserve"] * 4 + ["settle"] * 3 + ["change", "charge", "release", "reset"]
+                    )
+                ),
                 pause_us=-draw(st.integers(1, MAX_STEP_BACK_US)) if step_back else draw(pauses_us(chosen[first])),
                 indexes=indexes,
                 costs=tuple(draw(costs(chosen[index])) for index in indexes),
@@ -68,6 +75,23 @@ def scenes(draw: st.DrawFn) -> tuple[list[tuple[Algorithm, dict[str, Any]]], lis
             )
         )
     return list(zip(chosen, modes, strict=True)), steps
+
+
+def _settled(target: Target, counters: list[Counter], step: Step) -> Verdict | None:
+    """Settles what the step's check reserved, at other costs; how the counters stand then, under their present numbers."""
+    key = target.record_key(step.check)
+    held = target.run(target.store.held(key))
+    if held is None:
+        return None
+    asked = [next(counter for counter in counters if counter.key == reserved.key) for reserved in held.counters]
+    nothing = [0] * len(asked)
+    target.clock.now_us = max(
+        target.clock.now_us, target.decide(asked, nothing).now_us
+    )  # the check's own time, for all
+    held = replace(held, counters=tuple(asked))
+    costs = [min(cost, 10**9) for _, cost in zip(asked, cycle(step.costs), strict=False)]
+    assert target.run(target.store.settle(key, held, costs, f"dec_{step.check}"))
+    return target.decide(asked, nothing)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,13 +105,18 @@ def test_memory_and_redis_answer_the_same_step_by_step(
         target.new_world()
         counters.append([target.counter(str(index), rule, **mode) for index, (rule, mode) in enumerate(limits)])
     for step in steps:
-        answers = []
+        answers: list[Verdict | None] = []
         for target, mine in zip(twins, counters, strict=True):
             target.clock.now_us += step.pause_us
             asked = [mine[index] for index in step.indexes]
             match step.what:
                 case "check":
                     answers.append(target.decide(asked, step.costs, f"dec_{step.check}"))
+                case "reserve":
+                    hold = Hold(target.record_key(step.check), FOR_EVER_SECONDS, (1,) * len(asked), settles=True)
+                    answers.append(target.decide(asked, step.costs, f"dec_{step.check}", hold))
+                case "settle":
+                    answers.append(_settled(target, mine, step))
                 case "change":
                     first = asked[0]
                     mine[step.indexes[0]] = replace(first, limit=replace(first.limit, algorithm=step.changed))

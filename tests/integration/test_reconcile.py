@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import update
 
 from apishield.core.events import DecisionEvent
-from apishield.core.model import SECOND_US, Counter, Limit, Quota
+from apishield.core.model import SECOND_US, Counter, Limit, Mode, Quota
 from apishield.core.rate_limiter.quota import period_of
 from apishield.services.quota_use import ledger_use, quotas_of
 from apishield.services.reconcile import LOOKS, QuotaDrift, Reconciler
@@ -164,6 +164,21 @@ async def test_use_beyond_a_quota_is_not_drift(node: Node, tenant: Tenant) -> No
     decision = await tenant.check(api_key=secret, cost={"tokens": 90}, reserve=True)
     report = {"decision_id": decision["decision_id"], "status": 200, "latency_ms": 1, "cost": {"tokens": 500}}
     await tenant.post("/v1/report", {"events": [report]})
+    assert await looked(node.runtime.reconciler, node, LOOKS + 1) == []
+
+
+async def test_use_beyond_a_quota_that_a_store_lost_is_charged_again(node: Node, tenant: Tenant) -> None:
+    key_id, secret = await make_key(tenant, quotas=(quota(10),))
+    assert all([(await tenant.check(api_key=secret))["allowed"] for _ in range(10)])
+    node.runtime.events.append(elsewhere(node, tenant, key_id, 30))
+    (drift,) = await looked(node.runtime.reconciler, node)
+    assert (drift.ledger, drift.live, drift.missing, drift.healed) == (40, 10, 30, True)
+    assert await used(node, await counter_of(tenant, key_id)) == 40
+
+
+async def test_what_a_quota_in_shadow_would_have_refused_is_no_drift(node: Node, tenant: Tenant) -> None:
+    _, secret = await make_key(tenant, quotas=(quota(10, mode=Mode.SHADOW),))
+    assert all([(await tenant.check(api_key=secret))["allowed"] for _ in range(15)])
     assert await looked(node.runtime.reconciler, node, LOOKS + 1) == []
 
 

@@ -61,4 +61,4 @@ def test_what_a_charge_leaves_is_what_the_check_is_told(kind: type[Algorithm], d
     state, now_us = new_state(data.draw(rules[kind])), START_US
     for cost in data.draw(st.lists(st.integers(1, 14), min_size=1)):
         now_us += data.draw(st.sampled_from([0, 1, 500_000, SECOND_US]))
-        assert state.charge(now_us, cost).remaining == max(0, state.rule.requests - state.taken)
+        assert state.charge(now_us, cost).remaining == state.rule.requests - state.taken

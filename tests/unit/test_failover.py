@@ -309,6 +309,14 @@ async def test_a_store_that_lost_its_state_is_not_charged_twice_for_what_was_adm
     await store.close()
 
 
+async def test_a_quota_that_was_overdrawn_stays_so_without_the_store(primary: Primary, clock: ManualClock) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock, Ledger(901))
+    outcome = (await ask(store, counter(Quota(100)))).outcomes[0]
+    assert (outcome.admitted, outcome.remaining) == (False, -801)
+    await store.close()
+
+
 async def test_quotas_that_the_ledger_of_events_keeps_are_not_charged_on_healing(
     primary: Primary, clock: ManualClock
 ) -> None:
@@ -396,7 +404,7 @@ async def test_a_store_that_comes_and_goes_brings_one_share_a_window_not_one_eac
         await turns()
         assert not (await ask(store, subject)).admitted
     assert without == 10
-    assert (await ask(store, subject, cost=0)).outcomes[0].remaining == 0
+    assert (await ask(store, subject, cost=0)).outcomes[0].remaining == -10
     clock.advance(61)
     primary.is_gone = True
     assert await admitted(store, subject) == 10

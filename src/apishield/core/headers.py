@@ -95,14 +95,16 @@ def rate_limit_headers(
     shown, outcome = limits[0]
     if draft:
         policy = shown.policy_item
-        standing = f"{shown.quoted_name};r={outcome.remaining};t={-(-outcome.reset_us // SECOND_US)}"
+        left = outcome.remaining
+        standing = f"{shown.quoted_name};r={left if left > 0 else 0};t={-(-outcome.reset_us // SECOND_US)}"
         for other, its in limits[1:]:
             policy += f", {other.policy_item}"
-            standing += f", {other.quoted_name};r={its.remaining};t={-(-its.reset_us // SECOND_US)}"
+            left = its.remaining
+            standing += f", {other.quoted_name};r={left if left > 0 else 0};t={-(-its.reset_us // SECOND_US)}"
         headers["RateLimit-Policy"] = policy
         headers["RateLimit"] = standing
     if legacy:
         headers["X-RateLimit-Limit"] = shown.ceiling_text
-        headers["X-RateLimit-Remaining"] = str(outcome.remaining)
+        headers["X-RateLimit-Remaining"] = str(outcome.remaining if outcome.remaining > 0 else 0)
         headers["X-RateLimit-Reset"] = str(-(-(now_us + outcome.reset_us) // SECOND_US))
     return headers

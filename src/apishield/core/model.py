@@ -128,6 +128,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What one counter says of one check.
 
     ``remaining`` and ``reset_us`` describe the counter after the verdict (so after the charge where the verdict admitted).
+    ``remaining`` is below 0 where more is used than the limit allows: a settled cost, or a limit that was lowered. Whoever
+    shows it shows 0 then, and the debt as use.
     ``retry_after_us`` is 0 where the counter admits; else how long until the same check would pass if nothing else came,
     or ``None`` where the cost can never fit.
     """

@@ -84,7 +84,7 @@ def limit_state(meter: Meter, outcome: Outcome) -> LimitState:
         meter.strategy,
         meter.unit,
         meter.ceiling,
-        outcome.remaining,
+        outcome.remaining if outcome.remaining > 0 else 0,
         meter.window_seconds,
         -(-outcome.reset_us // 1000) / 1000,
         not outcome.admitted,

@@ -11,7 +11,7 @@ settled but not there. So a difference counts only as far as it was there at eac
   process that was killed before it answered. Nobody was told of a decision, so nothing is billed; the quota is that much
   smaller until its period ends. Not told of periods that began before the service had a ledger: there the counter is right.
 
-Use beyond a quota (settled costs may go there) is not told apart: a counter says only that nothing remains.
+Use beyond a quota, where settled costs may go, is compared, too; save of one in shadow, which counts no further than it goes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from apishield.core.model import SECOND_US, Verdict
+from apishield.core.model import SECOND_US, Mode, Verdict
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import StoreUnavailable
 from apishield.services.key_entries import KeyEntry
@@ -81,7 +81,7 @@ class ReconcileStats(msgspec.Struct):
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """How a quota stood: both capped at the quota."""
+    """How a quota stood, of one in shadow no further than it goes."""
 
     ledger: int
     live: int
@@ -137,8 +137,7 @@ class Reconciler:
         for quota in in_use:
             place = _place(quota)
             if place in live:
-                ceiling = quota.counter.limit.algorithm.ceiling
-                look = _Look(min(used.get(place, 0), ceiling), live[place])
+                look = _Look(_counted(quota, used.get(place, 0)), _counted(quota, live[place]))
                 looks[place] = [*self._looks.get(place, ()), look][-LOOKS - 1 :]
                 if (drift := _drift(quota, looks[place], since_us)) is not None:
                     found.append(drift)
@@ -168,7 +167,7 @@ class Reconciler:
         return used, durable, since_us
 
     async def _live(self, quotas: Sequence[KeyQuota]) -> dict[_Place, int]:
-        """What each counter says was used, as far as its quota goes; those that can't be asked now are left away.
+        """What each counter says was used; those that can't be asked now are left away.
 
         A counter that its store has lost is seeded by being asked.
         """
@@ -219,6 +218,12 @@ class Reconciler:
 
 def _place(quota: KeyQuota) -> _Place:
     return quota.counter.key, quota.start_us
+
+
+def _counted(quota: KeyQuota, used: int) -> int:
+    """What of ``used`` is held against each other: a quota in shadow is not charged what would not fit, the ledger is."""
+    limit = quota.counter.limit
+    return min(used, limit.algorithm.ceiling) if limit.mode is Mode.SHADOW else used
 
 
 def _tells_of(quota: KeyQuota, verdict: Verdict) -> bool:

@@ -34,7 +34,7 @@ from apishield.stores.sql.database import Database
 
 
 class LimitUsage(msgspec.Struct, frozen=True):
-    """Where one limit of a key stands; asking charged nothing."""
+    """Where one limit of a key stands; asking charged nothing. ``used`` may be more than ``limit``: what was settled counts."""
 
     name: str
     strategy: str
@@ -47,7 +47,10 @@ class LimitUsage(msgspec.Struct, frozen=True):
 
 
 class QuotaUsage(msgspec.Struct, frozen=True):
-    """Where one quota of a key stands. ``period`` is ``2026-11`` or ``2026-11-23``, in the quota's time zone."""
+    """Where one quota of a key stands. ``period`` is ``2026-11`` or ``2026-11-23``, in the quota's time zone.
+
+    ``used`` may be more than ``limit``, as of any limit.
+    """
 
     name: str
     period: str
@@ -203,8 +206,8 @@ class UsageService:
                     meter.strategy,
                     meter.unit,
                     counter.limit.algorithm.ceiling,
-                    outcome.remaining,
-                    max(0, counter.limit.algorithm.ceiling - outcome.remaining),
+                    max(0, outcome.remaining),
+                    counter.limit.algorithm.ceiling - outcome.remaining,
                     meter.window_seconds,
                     -(-outcome.reset_us // 1000) / 1000,
                 )
@@ -276,8 +279,8 @@ def _quota_usage(counter: Counter, outcome: Outcome, now_us: int) -> QuotaUsage:
         _in_zone(now_us, quota.time_zone, "%Y-%m" if quota.period == "month" else "%Y-%m-%d"),
         counter.limit.unit,
         quota.requests,
-        max(0, quota.requests - outcome.remaining),
-        outcome.remaining,
+        quota.requests - outcome.remaining,
+        max(0, outcome.remaining),
         now_us + outcome.reset_us,
     )
 

@@ -334,7 +334,7 @@ def _share(rule: Algorithm, nodes: int, used: int) -> Algorithm:
     """The part of ``rule`` that one of ``nodes`` may admit by itself; of a quota, beside what is ``used`` already."""
     share = max(1, rule.requests // nodes)
     if isinstance(rule, Quota):
-        return replace(rule, requests=max(1, used + min(share, max(0, rule.requests - used))))
+        return replace(rule, requests=min(rule.requests, used + share))
     if isinstance(rule, TokenBucket):
         return replace(rule, requests=share, burst=max(1, rule.burst // nodes))
     return replace(rule, requests=share)

@@ -19,6 +19,9 @@ _QUOTA_EXAMPLE = {
 }
 
 
+_USED = "More than `limit` where a settled cost came to more than was reserved: it is charged even past the limit."
+
+
 class LimitUsageOut(Output):
     """One rate limit."""
 
@@ -27,7 +30,7 @@ class LimitUsageOut(Output):
     unit: str
     limit: int
     remaining: int
-    used: int
+    used: int = Field(description=_USED)
     window_seconds: float | None
     reset_seconds: float = Field(description="Until the window ends (fixed), or until it is full again.")
 
@@ -39,7 +42,7 @@ class QuotaUsageOut(Output):
     period: str = Field(description="`2026-11`, or `2026-11-23` for a day, in the quota's time zone.")
     unit: str
     limit: int
-    used: int
+    used: int = Field(description=_USED)
     remaining: int
     resets_at: Timestamp
 

@@ -77,6 +77,4 @@ def outcome(
     A refused check may try again when the oldest slot times out; earlier, where one is released.
     """
     retry_after_us = 0 if fits else oldest_us + rule.timeout_us - now_us if cost <= rule.requests else None
-    return Outcome(
-        fits, max(0, rule.requests - held), retry_after_us, newest_us + rule.timeout_us - now_us if held else 0
-    )
+    return Outcome(fits, rule.requests - held, retry_after_us, newest_us + rule.timeout_us - now_us if held else 0)

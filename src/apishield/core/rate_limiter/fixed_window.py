@@ -34,7 +34,7 @@ class State(msgspec.Struct, gc=False):
             self.taken = taken = cost
             self.end_us = end_us = now_us - now_us % rule.window_us + rule.window_us
         self.seen_us = now_us
-        return Outcome(True, rule.requests - taken if taken < rule.requests else 0, 0, end_us - now_us)
+        return Outcome(True, rule.requests - taken, 0, end_us - now_us)
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
@@ -67,4 +67,4 @@ def outcome(rule: FixedWindow, now_us: int, cost: int, fits: bool, used: int) ->
     """Says what ``used`` units in the window around ``now_us`` mean for a check of ``cost``."""
     left_us = rule.window_us - now_us % rule.window_us
     retry_after_us = 0 if fits else left_us if cost <= rule.requests else None
-    return Outcome(fits, rule.requests - used if used < rule.requests else 0, retry_after_us, left_us)
+    return Outcome(fits, rule.requests - used, retry_after_us, left_us)

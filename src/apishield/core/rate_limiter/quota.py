@@ -76,7 +76,7 @@ def outcome(rule: Quota, now_us: int, cost: int, fits: bool, used: int, end_us: 
     """Says what ``used`` units in the period that ends at ``end_us`` mean for a check of ``cost``."""
     left_us = end_us - now_us
     retry_after_us = 0 if fits else left_us if cost <= rule.requests else None
-    return Outcome(fits, max(0, rule.requests - used), retry_after_us, left_us)
+    return Outcome(fits, rule.requests - used, retry_after_us, left_us)
 
 
 def period_of(rule: Quota, now_us: int) -> tuple[int, int]:

@@ -62,7 +62,7 @@ class State(msgspec.Struct, gc=False):
         self.last_us = self.seen_us = now_us
         self.taken = taken = self.taken + cost
         rule = self.rule
-        return Outcome(True, rule.requests - taken if taken < rule.requests else 0, 0, rule.window_us)
+        return Outcome(True, rule.requests - taken, 0, rule.window_us)
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
@@ -220,4 +220,4 @@ def outcome(rule: SlidingWindow, now_us: int, fits: bool, total: int, last_us: i
     """
     retry_after_us = 0 if fits else first_fit_us - now_us if first_fit_us else None
     reset_us = last_us + rule.window_us - now_us if total else 0
-    return Outcome(fits, rule.requests - total if total < rule.requests else 0, retry_after_us, reset_us)
+    return Outcome(fits, rule.requests - total, retry_after_us, reset_us)

@@ -46,7 +46,7 @@ class State(msgspec.Struct, gc=False):
         free = rule.burst + missing // window_us
         self.taken = requests - free
         self.seen_us = now_us
-        return Outcome(True, free if free > 0 else 0, 0, -(missing // requests))
+        return Outcome(True, free, 0, -(missing // requests))
 
     def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
@@ -59,9 +59,10 @@ class State(msgspec.Struct, gc=False):
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Gives back what the refill since ``charged_at_us`` has not given back already."""
-        rule = self.rule
-        owed = max(0, cost * rule.window_us - max(0, now_us - charged_at_us) * rule.requests)
-        self._use(now_us, max(0, self._used_at(now_us) - owed))
+        rule, used = self.rule, self._used_at(now_us)
+        if used:
+            owed = max(0, cost * rule.window_us - max(0, now_us - charged_at_us) * rule.requests)
+            self._use(now_us, max(0, used - owed))
 
     def adopt(self, rule: TokenBucket, now_us: int) -> None:
         """Goes on under changed numbers: the tokens used stay used (a fraction rounded up)."""
@@ -98,4 +99,4 @@ def outcome(rule: TokenBucket, used: int, cost: int, fits: bool) -> Outcome:
         retry_after_us = -(
             (left - cost * window_us) // rule.requests
         )  # rounded up: refused just before, admitted at it
-    return Outcome(fits, left // window_us if left > 0 else 0, retry_after_us, -(-used // rule.requests))
+    return Outcome(fits, left // window_us, retry_after_us, -(-used // rule.requests))

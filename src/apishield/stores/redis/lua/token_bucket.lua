@@ -69,6 +69,7 @@ end
 -- Gives back what the refill since the charge has not given back already.
 function token_bucket.refund(s, now, cost, charged)
   local used, part = missing(s, now)
+  if used == 0 and part == 0 then return end
   local whole, rest = multiply_and_divide(math.max(0, now - charged), s.requests, s.window)
   if whole < cost then
     used, part = used - (cost - whole), part + rest
