@@ -146,7 +146,7 @@ async def test_a_result_that_comes_with_a_cost_too_late_is_written_all_the_same(
     assert released.json() == {"released": True}
     report = {"decision_id": decision["decision_id"], "status": 502, "latency_ms": 3, "cost": 4}
     told = [(await tenant.post("/v1/report", {"events": [report]})).json() for _ in range(2)]
-    assert [(answer["accepted"], answer["duplicates"]) for answer in told] == [(1, 0), (0, 1)]
+    assert [[each["code"] for each in answer["rejected"]] for answer in told] == [["not_reserved"]] * 2
     results = [event for event in written(tmp_path) if isinstance(event, ResultEvent)]
     assert [(result.status, result.latency_us) for result in results] == [(502, 3000)]
 

@@ -143,10 +143,11 @@ async def test_a_reservation_that_nobody_settles_in_time_stays_charged(tmp_path:
         key = await _key(tenant, _tokens(1000))
         decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True, settle_within_seconds=60)
         clock.advance(60)
-        late = await _report(tenant, decision, cost={"tokens": 1})
-        assert (late["accepted"], late["duplicates"]) == (0, 0)
-        assert late["rejected"][0]["code"] == "not_reserved"
-        assert "settle_within_seconds" in late["rejected"][0]["message"]
+        for _ in range(2):
+            late = await _report(tenant, decision, cost={"tokens": 1})
+            assert (late["accepted"], late["duplicates"]) == (0, 0)
+            assert late["rejected"][0]["code"] == "not_reserved"
+            assert "settle_within_seconds" in late["rejected"][0]["message"]
         assert (await _report(tenant, decision))["duplicates"] == 1  # its result was taken
         assert await _remaining(tenant, key) == {"tokens": 500}
 
@@ -185,8 +186,11 @@ async def test_a_release_gives_the_whole_charge_back(tenant: Tenant) -> None:
     decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
     assert (await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})).json() == {"released": True}
     assert await _remaining(tenant, key) == {"tokens": 1000}
-    assert (await _report(tenant, decision, cost={"tokens": 400}))["accepted"] == 1  # its status; nothing is charged
-    assert (await _report(tenant, decision, cost={"tokens": 400}))["duplicates"] == 1
+    for _ in range(2):
+        late = await _report(tenant, decision, cost={"tokens": 400})
+        assert (late["accepted"], late["duplicates"], late["rejected"][0]["code"]) == (0, 0, "not_reserved")
+        assert "released before" in late["rejected"][0]["message"]
+    assert (await _report(tenant, decision))["duplicates"] == 1  # its result was taken
     assert await _remaining(tenant, key) == {"tokens": 1000}
     plain = await tenant.check(api_key=key, cost={"tokens": 1})
     assert (await tenant.post(f"/v1/decisions/{plain['decision_id']}/release", {})).json() == {"released": False}
@@ -208,3 +212,34 @@ async def test_a_reservation_that_can_t_be_is_a_fault_of_its_field(tenant: Tenan
     response = await tenant.post("/v1/check", field)
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == "/" + next(iter(field))
+
+
+async def test_every_node_says_the_same_of_a_cost_that_comes_after_the_release(
+    tmp_path: Path, redis_url: str, clock: ManualClock
+) -> None:
+    async with (
+        running_node(tmp_path, clock, redis_url=redis_url) as one,
+        running_node(tmp_path, clock, redis_url=redis_url) as two,
+    ):
+        tenant = await one.tenant()
+        key = await _key(tenant, _tokens(1000))
+        await two.runtime.snapshot.load()
+        decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
+        await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})
+        here, there = [await _report(node, decision, cost={"tokens": 700}) for node in (tenant, tenant.on(two))]
+        assert here == there
+        assert here["rejected"][0]["code"] == "not_reserved"
+        assert await _remaining(tenant, key) == {"tokens": 1000}
+
+
+async def test_of_a_cost_and_a_release_at_once_one_counts(tenant: Tenant) -> None:
+    for place in range(4):
+        key = await _key(tenant, _tokens(1000))
+        decision = await tenant.check(api_key=key, cost={"tokens": 10}, reserve=True)
+        calls: list[Any] = [_report(tenant, decision, cost={"tokens": 100}) for _ in range(3)]
+        calls.insert(place, tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {}))
+        receipts = await asyncio.gather(*calls)
+        released = receipts.pop(place).json()["released"]
+        assert sum(receipt["accepted"] for receipt in receipts) == (0 if released else 1)
+        assert sum(len(receipt["rejected"]) for receipt in receipts) == (3 if released else 0)
+        assert await _remaining(tenant, key) == {"tokens": 1000 if released else 900}

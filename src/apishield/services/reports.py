@@ -66,8 +66,8 @@ _TOO_LATE: Final = "too late"
 _Outcome = Literal["new", "again", "settles", "settles again", "now settled", "too late"] | Rejection
 _NOT_RESERVED: Final = 'The check reserved nothing, so its cost can\'t be settled. Ask it with "reserve": true.'
 _GONE: Final = (
-    "Nothing is reserved any more: the time that the check gave for it (settle_within_seconds) is over, or it was settled or "
-    "released before. What was charged stays so. The status and latency were taken."
+    "Nothing is reserved any more: the time that the check gave for it (settle_within_seconds) is over, or it was settled "
+    "or released before. So it stays charged as it is. The status and latency were taken."
 )
 
 
@@ -160,7 +160,7 @@ class ReportService:
             return index, Rejection(index, "not_reserved", _NOT_RESERVED)
         if units is not None and settled is Settled.TOO_LATE:
             return index, _TOO_LATE
-        if units is not None and (settled is Settled.BEFORE or (told and settled is Settled.RELEASED)):
+        if units is not None and settled is Settled.BEFORE:
             return index, _AGAIN
         return index, _NOW_SETTLED if told else _NEW
 

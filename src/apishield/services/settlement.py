@@ -12,7 +12,7 @@ from apishield.core.counter_keys import record_key
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.events import SettlementEvent
 from apishield.core.model import MAX_UNITS, Counter, Mode
-from apishield.core.ports import Clock, CounterStore, EventLog, Held
+from apishield.core.ports import Clock, CounterStore, EventLog
 from apishield.errors import ProblemError
 
 _MOST_REMEMBERED = 100_000
@@ -23,8 +23,7 @@ class Settled(Enum):
 
     NOW = auto()
     BEFORE = auto()
-    RELEASED = auto()
-    TOO_LATE = auto()  # or by way of another node, which this one can't tell from it
+    TOO_LATE = auto()  # released, or settled by way of another node, which can't be told from it
     NOT_RESERVED = auto()
 
 
@@ -45,7 +44,7 @@ class SettlementService:
         self._ids = ids
         self._events = events
         self._clock = clock
-        self._ended: dict[str, Settled] = {}
+        self._settled: dict[str, bool] = {}  # by decision: whether it was settled here, or still is on its way
 
     async def settle(self, tenant_id: str, decision_id: str, units: dict[str, int] | None) -> Settled:
         """Settles a decision of the tenant at ``units``; those that are not named stay as estimated.
@@ -53,12 +52,9 @@ class SettlementService:
         ``None`` settles no cost and frees its slots.
         """
         key = record_key(tenant_id, decision_id)
-        ended = self._ended.get(decision_id, Settled.TOO_LATE)
-        if units is not None and ended is Settled.TOO_LATE:
-            self._remember(decision_id, Settled.BEFORE)  # at once: somebody may tell the same while the store is asked
         held = await self._store.held(key)
         if held is None:
-            return ended
+            return self._before(decision_id)
         if units is not None and not held.settles:
             return Settled.NOT_RESERVED
         if units is None and held.settles:
@@ -67,10 +63,18 @@ class SettlementService:
             _cost(counter, before, factor, units or {})
             for counter, before, factor in zip(held.counters, held.costs, held.factors, strict=True)
         ]
-        settled = await self._take(key, held, costs, decision_id)
-        if settled is Settled.NOW and units is not None:
+        if units is None:
+            return Settled.NOW if await self._store.settle(key, held, costs, decision_id) else Settled.BEFORE
+        is_first = decision_id not in self._settled
+        if is_first:
+            self._remember(decision_id, settled=False)  # at once: somebody may tell the same while the store is asked
+        if await self._store.settle(key, held, costs, decision_id):
+            self._remember(decision_id, settled=True)
             self._tell(tenant_id, decision_id, units, released=False)
-        return settled
+            return Settled.NOW
+        if is_first and not self._settled.get(decision_id):
+            self._settled.pop(decision_id, None)  # somebody else took it: another node, or who released it
+        return self._before(decision_id)
 
     def knows(self, tenant_id: str, decision_id: str) -> bool:
         """Whether the decision was made for the tenant; costs no I/O."""
@@ -85,18 +89,19 @@ class SettlementService:
             raise no_room()
         key = record_key(tenant_id, decision_id)
         held = await self._store.held(key)
-        if held is None:
+        if held is None or not await self._store.settle(key, held, [0] * len(held.counters), decision_id):
             return False
-        if await self._take(key, held, [0] * len(held.counters), decision_id) is not Settled.NOW:
-            return False
-        self._remember(decision_id, Settled.RELEASED)
         self._tell(tenant_id, decision_id, {}, released=True)
         return True
 
-    def _remember(self, decision_id: str, ended: Settled) -> None:
-        self._ended[decision_id] = ended
-        if len(self._ended) > _MOST_REMEMBERED:
-            del self._ended[next(iter(self._ended))]  # dictionaries keep their order: the oldest goes
+    def _before(self, decision_id: str) -> Settled:
+        """What to say of a decision of which nothing is held any more."""
+        return Settled.BEFORE if decision_id in self._settled else Settled.TOO_LATE
+
+    def _remember(self, decision_id: str, *, settled: bool) -> None:
+        self._settled[decision_id] = settled
+        if len(self._settled) > _MOST_REMEMBERED:
+            del self._settled[next(iter(self._settled))]  # dictionaries keep their order: the oldest goes
 
     def _tell(self, tenant_id: str, decision_id: str, units: dict[str, int], *, released: bool) -> None:
         """Tells the ledger what the decision cost in the end. Whoever took the record does, so it is told once."""
@@ -105,9 +110,6 @@ class SettlementService:
             self._events.append(
                 SettlementEvent(ref.spool, ref.sequence, ref.at_ms, tenant_id, self._clock(), units, released)
             )
-
-    async def _take(self, key: str, held: Held, costs: list[int], decision_id: str) -> Settled:
-        return Settled.NOW if await self._store.settle(key, held, costs, decision_id) else Settled.BEFORE
 
 
 def _cost(counter: Counter, before: int, factor: int, units: dict[str, int]) -> int:

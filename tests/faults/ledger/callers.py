@@ -135,10 +135,9 @@ class Callers:
         receipt = await self._post(client, dice, "/v1/report", {"events": [event]})
         if receipt is None:
             return
-        if not receipt["accepted"] + receipt["duplicates"]:  # told before, to a node that can't know it any more
+        if not receipt["accepted"] + receipt["duplicates"]:  # told before, to another node, or released
             assert [each["code"] for each in receipt["rejected"]] == ["not_reserved"], receipt
-        if not (receipt["accepted"] and question.may_be_released):
-            question.was_settled(final, taken=bool(receipt["accepted"]))
+        question.was_settled(final, taken=bool(receipt["accepted"]))
         question.told.sure = True
 
     async def _release(self, client: httpx2.AsyncClient, dice: random.Random) -> None:
@@ -147,7 +146,6 @@ class Callers:
             return
         nothing = dict.fromkeys(question.units, 0)
         question.settles(nothing)
-        question.may_be_released = True
         answer = await self._post(client, dice, f"/v1/decisions/{question.decision_id}/release", {})
         if answer is not None:
             question.was_settled(nothing, taken=answer["released"])

@@ -41,8 +41,6 @@ class Question:
     told: Told | None = None
     finals: list[Units] = field(default_factory=list)
     is_settled: bool = False
-    may_be_released: bool = False
-    """Whether a release was ever sent: a later report is then accepted for its result, whatever becomes of its cost."""
 
     @property
     def is_answered(self) -> bool:
