@@ -143,7 +143,7 @@ async def test_a_result_that_comes_with_a_cost_too_late_is_written_all_the_same(
     _, secret = await make_key(tenant, rate_limits=(sliding(100),))
     decision = await tenant.check(api_key=secret, cost=10, reserve=True)
     released = await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})
-    assert released.json() == {"released": True}
+    assert released.json()["released"]
     report = {"decision_id": decision["decision_id"], "status": 502, "latency_ms": 3, "cost": 4}
     told = [(await tenant.post("/v1/report", {"events": [report]})).json() for _ in range(2)]
     assert [[each["code"] for each in answer["rejected"]] for answer in told] == [["not_reserved"]] * 2

@@ -45,6 +45,13 @@ async def _report(tenant: Tenant, decision: dict[str, Any], **more: Any) -> dict
     return receipt
 
 
+async def _release(tenant: Tenant, decision: dict[str, Any]) -> dict[str, Any]:
+    response = await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
 async def _remaining(tenant: Tenant, key: str) -> dict[str, int]:
     peek = await tenant.check(api_key=key, cost=0)
     return {limit["name"]: limit["remaining"] for limit in peek["limits"]}
@@ -175,16 +182,17 @@ async def test_slots_are_freed_by_the_report_or_by_hand(tenant: Tenant) -> None:
     await _report(tenant, first)
     fourth = await tenant.check(api_key=key)
     assert fourth["allowed"]
-    for released in (True, False):
-        response = await tenant.post(f"/v1/decisions/{second['decision_id']}/release", {})
-        assert (response.status_code, response.json()) == (200, {"released": released})
+    assert await _release(tenant, second) == {"released": True, "reason": None, "message": ""}
+    again = await _release(tenant, second)
+    assert (again["released"], again["reason"]) == (False, "over")
+    assert "released before" in again["message"]
     assert (await tenant.check(api_key=key))["allowed"]
 
 
 async def test_a_release_gives_the_whole_charge_back(tenant: Tenant) -> None:
     key = await _key(tenant, _tokens(1000))
     decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
-    assert (await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})).json() == {"released": True}
+    assert (await _release(tenant, decision))["released"]
     assert await _remaining(tenant, key) == {"tokens": 1000}
     for _ in range(2):
         late = await _report(tenant, decision, cost={"tokens": 400})
@@ -192,8 +200,15 @@ async def test_a_release_gives_the_whole_charge_back(tenant: Tenant) -> None:
         assert "released before" in late["rejected"][0]["message"]
     assert (await _report(tenant, decision))["duplicates"] == 1  # its result was taken
     assert await _remaining(tenant, key) == {"tokens": 1000}
-    plain = await tenant.check(api_key=key, cost={"tokens": 1})
-    assert (await tenant.post(f"/v1/decisions/{plain['decision_id']}/release", {})).json() == {"released": False}
+
+
+async def test_of_a_check_that_holds_nothing_it_is_said_that_nothing_can_be_given_back(tenant: Tenant) -> None:
+    key = await _key(tenant, _tokens(1000))
+    plain = await tenant.check(api_key=key, cost={"tokens": 3})
+    answer = await _release(tenant, plain)
+    assert (answer["released"], answer["reason"]) == (False, "not_reserved")
+    assert '"reserve": true' in answer["message"]
+    assert await _remaining(tenant, key) == {"tokens": 997}
 
 
 async def test_nobody_settles_or_releases_for_another_tenant(tenant: Tenant) -> None:
@@ -225,7 +240,7 @@ async def test_every_node_says_the_same_of_a_cost_that_comes_after_the_release(
         key = await _key(tenant, _tokens(1000))
         await two.runtime.snapshot.load()
         decision = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
-        await tenant.post(f"/v1/decisions/{decision['decision_id']}/release", {})
+        await _release(tenant, decision)
         here, there = [await _report(node, decision, cost={"tokens": 700}) for node in (tenant, tenant.on(two))]
         assert here == there
         assert here["rejected"][0]["code"] == "not_reserved"

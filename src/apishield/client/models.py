@@ -53,9 +53,11 @@ class ReportBatch(msgspec.Struct, frozen=True):
 
 
 class Released(msgspec.Struct, frozen=True):
-    """Whether there was anything to give back."""
+    """Whether a charge and slots were given back; if not, ``reason`` (``not_reserved``, ``over``) and ``message`` say why."""
 
     released: bool
+    reason: str | None = None
+    message: str = ""
 
 
 class ReportResult(msgspec.Struct, frozen=True, kw_only=True):

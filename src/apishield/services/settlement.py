@@ -7,6 +7,9 @@ settles first; a later attempt, on whatever node, finds nothing. What nobody set
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Final, Literal
+
+import msgspec
 
 from apishield.core.counter_keys import record_key
 from apishield.core.decision_ids import DecisionIds
@@ -34,6 +37,33 @@ def no_room() -> ProblemError:
         "The node has no room to write this down: its disk is full, or too much waits for the ledger. Send it again later.",
         headers={"Retry-After": "5"},
     )
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Whether a decision's charge and slots were given back, and if not, why: `reason` for programs, `message` for people.
+
+    `not_reserved`: no record is kept of the check, so nothing says what to give back. `over`: it was settled or released
+    before, its time is over, or it was refused or decided without the store.
+    """
+
+    released: bool
+    reason: Literal["not_reserved", "over"] | None = None
+    message: str = ""
+
+
+_RELEASED: Final = Released(True)
+_NOTHING_HELD: Final = Released(
+    False,
+    "not_reserved",
+    'Only what is held can be given back: the charge of a check with "reserve": true, and slots of a concurrency limit. '
+    "This check held nothing; what it was charged stays so.",
+)
+_NO_LONGER_HELD: Final = Released(
+    False,
+    "over",
+    "Nothing is held any more: it was settled or released before, its time is over, or it never was held, because the check "
+    "was refused or decided without the store.",
+)
 
 
 class SettlementService:
@@ -76,23 +106,24 @@ class SettlementService:
             self._settled.pop(decision_id, None)  # somebody else took it: another node, or who released it
         return self._before(decision_id)
 
-    def knows(self, tenant_id: str, decision_id: str) -> bool:
-        """Whether the decision was made for the tenant; costs no I/O."""
-        return self._ids.read(decision_id, tenant_id) is not None
-
-    async def release(self, tenant_id: str, decision_id: str) -> bool:
-        """Gives back the whole charge of a decision of the tenant, and its slots. Returns whether there was anything.
+    async def release(self, tenant_id: str, decision_id: str) -> Released | None:
+        """Gives back the whole charge of a decision of the tenant, and its slots; ``None`` where it has no such decision.
 
         Raises ``ProblemError``, 507 ``storage_full``, where that can't be written down now.
         """
+        reference = self._ids.read(decision_id, tenant_id)
+        if reference is None:
+            return None
+        if not reference.held:
+            return _NOTHING_HELD
         if not self._events.has_room_for(1):
             raise no_room()
         key = record_key(tenant_id, decision_id)
         held = await self._store.held(key)
         if held is None or not await self._store.settle(key, held, [0] * len(held.counters), decision_id):
-            return False
+            return _NO_LONGER_HELD
         self._tell(tenant_id, decision_id, {}, released=True)
-        return True
+        return _RELEASED
 
     def _before(self, decision_id: str) -> Settled:
         """What to say of a decision of which nothing is held any more."""

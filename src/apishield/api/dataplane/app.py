@@ -232,11 +232,11 @@ class DataPlane:
         """``POST /v1/decisions/{id}/release``: frees slots and gives the whole charge back."""
 
         async def release(asked: Asked, view: TenantView, _body: bytes) -> Answer:
-            if not self._settlement.knows(view.tenant.id, decision_id):
-                raise ProblemError("not_found", "There is no such decision.")
             released = await self._settlement.release(view.tenant.id, decision_id)
+            if released is None:
+                raise ProblemError("not_found", "There is no such decision.")
             otherwise = partial(self._failure, no_room(), asked, path)
-            return Answer(200, [_JSON, self._request_id(asked, None)], _encode({"released": released}), otherwise)
+            return Answer(200, [_JSON, self._request_id(asked, None)], _encode(released), otherwise)
 
         path = f"/v1/decisions/{decision_id}/release"
         return self._later(read(headers), body, path, release)

@@ -12,6 +12,7 @@ from apishield.api.openapi import problem_response
 from apishield.core.decision import CheckRequest, Decision, KeyView, LimitState
 from apishield.errors import PROBLEMS
 from apishield.services.reports import Receipt, Rejection, Report
+from apishield.services.settlement import Released
 
 _SCHEMA = "#/components/schemas/{name}"
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
@@ -88,7 +89,7 @@ _SECURITY_SCHEMES = {
 
 
 def _schemas() -> dict[str, Any]:
-    types = (CheckRequest, Decision, KeyView, LimitState, Report, Receipt, Rejection)
+    types = (CheckRequest, Decision, KeyView, LimitState, Report, Receipt, Rejection, Released)
     _, schemas = msgspec.json.schema_components(types, ref_template=_SCHEMA)
     for schema in schemas.values():
         if "description" in schema:
@@ -99,7 +100,6 @@ def _schemas() -> dict[str, Any]:
     schemas["CheckBatch"] = _object(checks={**batch, "items": {"$ref": _SCHEMA.format(name="CheckRequest")}})
     schemas["CheckResults"] = _object(results={**batch, "items": {"$ref": _SCHEMA.format(name="Decision")}})
     schemas["Reports"] = _object(events={**batch, "items": {"$ref": _SCHEMA.format(name="Report")}})
-    schemas["Released"] = _object(released={"type": "boolean"})
     return dict(schemas)
 
 
@@ -149,9 +149,10 @@ def _paths() -> dict[str, Any]:
                 **_operation(
                     "releaseDecision",
                     "Free a decision's slots and give its whole charge back",
-                    "Of checks that took concurrency slots or reserved; of others, and a second time, it releases nothing.",
-                    answer=("200", "Released", {"released": True}),
-                    more=["store_unavailable", "storage_full"],
+                    "Only what is held can be given back: the charge of a check with `reserve`, and concurrency slots. "
+                    "Any other check stays charged. `reason` says why nothing was released.",
+                    answer=("200", "Released", {"released": True, "reason": None, "message": ""}),
+                    more=["not_found", "store_unavailable", "storage_full"],
                 ),
                 "parameters": [{"$ref": "#/components/parameters/Tenant"}, decision_id],
             }
