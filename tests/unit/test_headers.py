@@ -21,6 +21,7 @@ from apishield.core.model import (
     TokenBucket,
 )
 from apishield.core.policies import Meter
+from apishield.core.rate_limiter.verdict import new_state
 
 algorithms = st.one_of(
     st.builds(FixedWindow, st.integers(1, 10**9), st.integers(SECOND_US, 31 * 86_400 * SECOND_US)),
@@ -32,7 +33,7 @@ algorithms = st.one_of(
 outcomes = st.builds(
     Outcome,
     st.booleans(),
-    st.integers(0, 10**9),
+    st.integers(-(10**9), 10**9),
     st.one_of(st.none(), st.integers(1, 10**12)),
     st.integers(0, 10**13),
 )
@@ -63,7 +64,7 @@ def test_any_structured_fields_parser_reads_both_headers(drawn: list[tuple[str, 
     assert [item[0] for item in policy] == [item[0] for item in state]
     for (limit, outcome), (_, of_policy), (_, of_state) in zip(limits, policy, state, strict=True):
         assert of_policy["q"] == limit.algorithm.ceiling
-        assert of_state["r"] == outcome.remaining
+        assert of_state["r"] == max(0, outcome.remaining)
         assert of_state["t"] * SECOND_US >= outcome.reset_us > (of_state["t"] - 1) * SECOND_US
 
 
@@ -78,6 +79,15 @@ def test_the_legacy_trio_speaks_of_the_first_limit_and_rounds_the_reset_up() -> 
     assert headers["X-RateLimit-Reset"] == "1001"
     assert headers["RateLimit-Policy"] == '"burst";q=10;w=1, "daily";q=100;w=86400'
     assert headers["RateLimit"] == '"burst";r=3;t=1, "daily";r=90;t=5'
+
+
+def test_a_bucket_that_takes_ages_to_fill_says_no_more_than_a_structured_field_can() -> None:
+    algorithm = TokenBucket(1, 31 * 86_400 * SECOND_US, 10**9)
+    state = new_state(algorithm)
+    headers = rate_limit_headers(_rows([(_limit("ages", algorithm), state.charge(0, 10**9))] * 2), 0)
+    for name, parameter in (("RateLimit-Policy", "w"), ("RateLimit", "t")):
+        items: Any = http_sf.parse(headers[name].encode(), tltype="list")
+        assert [parameters[parameter] for _, parameters in items] == [10**15 - 1] * 2
 
 
 def test_either_kind_of_header_can_be_switched_off() -> None:

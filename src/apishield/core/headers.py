@@ -8,9 +8,12 @@ restrictive limit. ``Retry-After`` (RFC 9110, section 10.2.3) goes with 429 only
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, TokenBucket
+
+MOST: Final = 999_999_999_999_999
+"""The greatest integer of a structured field (RFC 9651, section 3.3.1): a bucket may take 84 million years to fill."""
 
 _PERIOD_SECONDS = {"day": 86_400, "month": 31 * 86_400}
 _QUOTA_UNITS = {"requests": "requests", "bytes": "content-bytes"}
@@ -41,7 +44,7 @@ def policy_item(limit: Limit) -> str:
     if limit.unit != "requests":
         item += f";qu={quoted(_QUOTA_UNITS.get(limit.unit, limit.unit))}"
     window = _quota_window_seconds(limit)
-    return item if window is None else f"{item};w={-int(-window // 1)}"
+    return item if window is None else f"{item};w={min(-int(-window // 1), MOST)}"
 
 
 def _quota_window_seconds(limit: Limit) -> float | None:
@@ -95,12 +98,12 @@ def rate_limit_headers(
     shown, outcome = limits[0]
     if draft:
         policy = shown.policy_item
-        left = outcome.remaining
-        standing = f"{shown.quoted_name};r={left if left > 0 else 0};t={-(-outcome.reset_us // SECOND_US)}"
+        left, wait = outcome.remaining, -(-outcome.reset_us // SECOND_US)
+        standing = f"{shown.quoted_name};r={left if left > 0 else 0};t={wait if wait < MOST else MOST}"
         for other, its in limits[1:]:
             policy += f", {other.policy_item}"
-            left = its.remaining
-            standing += f", {other.quoted_name};r={left if left > 0 else 0};t={-(-its.reset_us // SECOND_US)}"
+            left, wait = its.remaining, -(-its.reset_us // SECOND_US)
+            standing += f", {other.quoted_name};r={left if left > 0 else 0};t={wait if wait < MOST else MOST}"
         headers["RateLimit-Policy"] = policy
         headers["RateLimit"] = standing
     if legacy:
