@@ -130,7 +130,7 @@ async def test_a_report_or_release_that_the_disk_does_not_take_is_not_answered_a
     await tenant.node.runtime.events.tick()
     again = await tenant.post("/v1/report", report)
     assert again.json() == {"accepted": 0, "duplicates": 1, "rejected": []}, "it was noted, and is written down now"
-    assert (await tenant.post(release, {})).json() == {"released": True}
+    assert (await tenant.post(release, {})).json()["released"]
     assert (await _report(tenant, untouched, cost={"tokens": 20}))["accepted"] == 1
     assert await _remaining(tenant, key) == {"tokens": 1000 - 10 - 20 - 1}
 
