@@ -14,6 +14,8 @@ import pytest
 import redis
 
 from apishield.core.model import Limit, Quota
+from apishield.services.ledger import LedgerService
+from apishield.workers.ledger import LedgerWorker
 from tests.support.checks import make_key
 from tests.support.clock import ManualClock
 from tests.support.node import running_node
@@ -71,6 +73,32 @@ async def test_a_counter_that_redis_lost_charges_of_is_shown_healed_and_right(
     calm = reconcile(tmp_path, code=0, **environment)
     assert "1 in use, no drift" in calm.stderr
     assert "agree" in calm.stderr
+
+
+async def test_what_looks_orphaned_because_nobody_has_taken_it_yet_is_told_apart(
+    tmp_path: Path, clock: ManualClock, postgres_url: str, redis_url: str
+) -> None:
+    environment = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url}
+    async with running_node(tmp_path, clock, ledger="off", database_url=postgres_url, redis_url=redis_url) as node:
+        tenant = await node.tenant()
+        _, secret = await make_key(tenant, quotas=(Limit(id="", name="monthly", algorithm=Quota(10)),))
+        for _ in range(3):
+            await tenant.check(api_key=secret)
+        await node.runtime.usage.flush()
+        waiting = reconcile(tmp_path, "--no-heal", code=1, **environment)
+        said = " ".join(waiting.stderr.split())
+        assert "Not in the ledger yet: 0.0 MB in the spools of this machine" in said
+        assert "a worker that is behind or stuck looks the same" in said
+        shown = json.loads(reconcile(tmp_path, "--no-heal", "--json", code=1, **environment).stdout)
+        assert shown["quotas"][0]["orphaned"] == 3
+        assert shown["waits"]["messages"] == {}
+        assert 0 < shown["waits"]["spool_bytes"] < 2000
+        ledger = LedgerService(node.runtime.database, clock)
+        worker = LedgerWorker(tmp_path / "spool", ledger, clock, owner="w", max_bytes=1 << 30)
+        await worker.drain.catch_up()
+        worker.drain.close()
+        shown = json.loads(reconcile(tmp_path, "--no-heal", "--json", code=0, **environment).stdout)
+        assert shown["waits"] == {"messages": {}, "spool_bytes": 0}
 
 
 async def test_without_redis_the_rollups_are_compared_and_the_counters_left_to_the_service(

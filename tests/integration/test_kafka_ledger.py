@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from apishield.bootstrap import system_clock
+from apishield.cli.backlog import backlog
 from apishield.core.events import DecisionEvent, Event, Frame, Intake, ResultEvent
 from apishield.errors import ConfigurationError
 from apishield.services.ledger import Applied, Claim, LedgerService
@@ -272,6 +273,8 @@ async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """By the worker's metric, and by what ``apishield reconcile`` says."""
+
     async def be_away(*_: object) -> None:
         raise unavailable()
 
@@ -282,6 +285,7 @@ async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or
     async with consuming(kafka_settings, database, clock) as (consumer, _):
         await until_counted(database, (10, 0))
         await until(lambda: consumer.stats.lag == {0: 0, 1: 0, 2: 0, 3: 0}, "no lag")
+        assert (await backlog(database, kafka_settings)).messages == {0: 0, 1: 0, 2: 0, 3: 0}
         with monkeypatch.context() as patch:
             patch.setattr(LedgerService, "apply", be_away)
             publish(kafka, kafka_settings, *messages[10:30])
@@ -289,6 +293,8 @@ async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or
             await until(lambda: consumer.stats.failures >= 3, "it to be tried again")
             publish(kafka, kafka_settings, *messages[30:40])
             await until(lambda: consumer.stats.lag == {0: 0, 1: 30, 2: 0, 3: 0}, "the lag to grow")
+            waits = await backlog(database, kafka_settings)
+            assert (waits.messages, waits.is_empty) == ({0: 0, 1: 30, 2: 0, 3: 0}, False), "what the command tells"
         await until(lambda: consumer.stats.lag == {0: 0, 1: 0, 2: 0, 3: 0}, "no lag again")
     with monkeypatch.context() as patch:
         patch.setattr(LedgerService, "claim", be_away)

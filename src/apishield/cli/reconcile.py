@@ -11,11 +11,16 @@ from apishield.cli.output import EXIT_FAILED, print_json, print_table, say, warn
 
 if TYPE_CHECKING:
     from apishield.cli.administration import Administration
+    from apishield.cli.backlog import Backlog
     from apishield.cli.reconciliation import Reconciliation
 
 _IN_MEMORY = (
     "REDIS_URL is not set: the live counters are in the memory of the service, which looks after them by itself. "
     "Only the rollups were compared."
+)
+_NOTHING_WAITS = (
+    "Nothing is known to wait for the ledger, here or in Kafka: what is orphaned was charged by processes that were killed, "
+    "or it waits in the spools of other nodes."
 )
 _LEFT_TO_NODES = "Nodes are running: they heal this by themselves within half a minute, so nothing was charged here."
 
@@ -55,6 +60,20 @@ def reconcile(
         raise typer.Exit(EXIT_FAILED)
 
 
+def _of(waits: Backlog) -> str:
+    """Whether what is orphaned may only be late."""
+    if waits.is_empty:
+        return _NOTHING_WAITS
+    if waits.messages is None:
+        return "Kafka did not say what waits there: what is orphaned may not be taken yet, and not be lost."
+    parts = [f"{count:,} messages of partition {number}" for number, count in sorted(waits.messages.items()) if count]
+    parts += [f"{waits.spool_bytes / 1e6:,.1f} MB in the spools of this machine"] if waits.spool_bytes else []
+    return (
+        f"Not in the ledger yet: {', '.join(parts)}. What is orphaned may be among that: a worker that is behind or stuck "
+        "looks the same as a process that was killed. Look again when it is taken."
+    )
+
+
 def _print(found: Reconciliation, *, heal: bool) -> None:
     """The differences, for people."""
     if found.counters_compared:
@@ -75,6 +94,8 @@ def _print(found: Reconciliation, *, heal: bool) -> None:
         print_table(head, rows, f"Quotas: {found.checked:,} in use, no drift.")
         if heal and found.nodes and any(drift.missing for drift in found.quotas):
             say(_LEFT_TO_NODES)
+        if any(drift.orphaned for drift in found.quotas):
+            say(_of(found.waits))
     else:
         say(_IN_MEMORY)
     print_table(

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from apishield.bootstrap import system_clock
+from apishield.cli.backlog import Backlog, backlog
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
 from apishield.services.reconcile import LOOKS, QuotaDrift, Reconciler
@@ -21,7 +22,10 @@ _ALIVE_FOR_US = 10 * SECOND_US
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """What was found. ``checked`` quotas are in use, ``not_asked`` counters gave no answer; ``nodes`` are alive."""
+    """What was found. ``checked`` quotas are in use, ``not_asked`` counters gave no answer; ``nodes`` are alive.
+
+    What ``waits`` for the ledger looks orphaned for as long: it was charged, and there is no entry for it yet.
+    """
 
     counters_compared: bool
     checked: int
@@ -29,6 +33,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     nodes: int
     quotas: list[QuotaDrift]
     rollups: list[RollupDrift]
+    waits: Backlog
 
 
 async def reconciled(
@@ -57,6 +62,7 @@ async def reconciled(
         finally:
             await store.close()
             await usage.flush()
+    rollups = await rollup_drift(database, clock)
     return Reconciliation(
-        settings.redis_url is not None, checked, not_asked, nodes, quotas, await rollup_drift(database, clock)
+        settings.redis_url is not None, checked, not_asked, nodes, quotas, rollups, await backlog(database, settings)
     )

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 from typing import Final
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, TopicDescription
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
 from apishield.errors import ConfigurationError
 from apishield.settings import Settings
@@ -58,6 +58,21 @@ def inspect(settings: Settings, agreement: Agreement | None) -> TopicsSeen:
     except KafkaException as error:
         admin.poll(0)  # calls ``error_cb``
         raise KafkaUnreachable(_most_telling(heard, error.args[0])) from None
+
+
+def ends(settings: Settings, partitions: int) -> dict[int, int]:
+    """The offset behind the last message of each partition of the topic of events.
+
+    Raises ``KafkaUnreachable``. Blocks for some seconds where the brokers are silent.
+    """
+    admin = AdminClient(client_options(settings, Watch("reconcile")))
+    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(settings.kafka_topic, number): latest for number in range(partitions)}
+    try:
+        answers = admin.list_offsets(asked, request_timeout=PATIENCE_SECONDS)
+        return {place.partition: answer.result().offset for place, answer in answers.items()}
+    except KafkaException as error:
+        raise KafkaUnreachable(str(error.args[0])) from None
 
 
 def _gone(name: str) -> str:
