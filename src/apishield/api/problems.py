@@ -28,8 +28,14 @@ MAX_SHOWN_CHARACTERS = 80
 Location = Sequence[str | int]
 
 
-LIMIT = "limit:"
-"""Marks, in Pydantic's locations and error types, what lies inside a limit (``schemas.limits``); never shown."""
+LIMIT = "\0limit:"
+"""Marks, in Pydantic's locations and error types, what lies inside a limit (``schemas.limits``); never shown.
+
+Begins with NUL, which no name in a body can hold, so that it is taken for no field.
+"""
+FORM = "\0form:"
+"""Likewise marks which form of a value was read, where it has several."""
+_NAME = "[key]"  # so Pydantic ends a location that is about an entry's name
 
 
 def problem_response(scope: Scope, error: ProblemError) -> Response:
@@ -177,16 +183,19 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> ProblemError:
 def _finding(error: Mapping[str, Any]) -> Finding:
     kind, context = str(error["type"]), error.get("ctx", {})
     parts = tuple(error["loc"])
-    location = tuple(part for part in parts if not str(part).startswith(LIMIT))
-    in_limit = kind.startswith(LIMIT) or len(location) != len(parts)
+    location = tuple(part for part in parts if not str(part).startswith((LIMIT, FORM)))
+    in_limit = kind.startswith(LIMIT) or any(str(part).startswith(LIMIT) for part in parts)
+    of_name = len(location) > 2 and location[-1] == _NAME  # two at least: where it lies, and the name itself
+    if of_name:
+        location = location[:-1]
     value = error.get("input", _ABSENT)
     if kind == f"{LIMIT}strategy":  # Pydantic reports it at the limit itself
         location = (*location, "strategy")
         value = value.get("strategy", _ABSENT) if isinstance(value, dict) else value
-    if kind in {"missing", "extra_forbidden", "limit:text"}:
+    if of_name or kind in {"missing", "extra_forbidden", f"{LIMIT}text"}:
         value = _ABSENT
     words = _WORDS.get(kind, str(context.get("error", error["msg"])).rstrip(".").replace("{", "{{").replace("}", "}}"))
-    return Finding(location, words.format_map(context), value, in_limit)
+    return Finding(location, f"{'the name ' * of_name}{words.format_map(context)}", value, in_limit)
 
 
 def pointer(location: Location) -> str:

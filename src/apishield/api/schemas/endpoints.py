@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, WithJsonSchema
+from pydantic import Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
+from apishield.api.problems import FORM
 from apishield.api.schemas.common import FaultOut, Input, Output, Timestamp, example
 from apishield.api.schemas.keys import Scopes
 from apishield.api.schemas.limits import UnitName
@@ -16,8 +17,24 @@ from apishield.core.records import Endpoint
 from apishield.services.endpoints import MAX_UNITS_NAMED, EndpointDraft, ImportedEndpoint
 
 Units = Annotated[int, Field(ge=0, le=MAX_UNITS)]
+
+
+def _cost_form(value: object) -> str | None:
+    if isinstance(value, dict):
+        return f"{FORM}by_unit"
+    return f"{FORM}requests" if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 EndpointCost = Annotated[
-    Units | Annotated[dict[UnitName, Units], Field(min_length=1, max_length=MAX_UNITS_NAMED)],
+    Annotated[Units, Tag(f"{FORM}requests")]
+    | Annotated[
+        Annotated[dict[UnitName, Units], Field(min_length=1, max_length=MAX_UNITS_NAMED)], Tag(f"{FORM}by_unit")
+    ],
+    Discriminator(
+        _cost_form,
+        custom_error_type="cost",
+        custom_error_message='must be an integer, or integers by unit such as {"requests": 1, "tokens": 900}',
+    ),
     Field(description="What a check costs that says nothing of it: requests, or units by name.", examples=[1]),
 ]
 EndpointMethod = Annotated[str, StringConstraints(pattern=r"^([A-Z]{1,16}|\*)$")]

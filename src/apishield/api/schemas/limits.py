@@ -108,9 +108,11 @@ def _expand(value: object) -> object:
         try:
             return long_form(parse_limit(value))
         except ValueError as error:
-            raise PydanticCustomError("limit:text", "{why}", {"why": str(error)}) from None
+            raise PydanticCustomError(f"{LIMIT}text", "{why}", {"why": str(error)}) from None
     if not isinstance(value, dict):
-        raise PydanticCustomError("limit:type", 'a limit is an object with a strategy, or a text such as "100/minute"')
+        raise PydanticCustomError(
+            f"{LIMIT}type", 'a limit is an object with a strategy, or a text such as "100/minute"'
+        )
     return value
 
 
