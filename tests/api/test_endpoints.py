@@ -175,6 +175,15 @@ async def test_the_base_path_can_be_given(alice: Tenant) -> None:
     await alice.problem(422, "validation_failed", "POST", "/v1/endpoints/import?base_path=v9", body)
 
 
+@pytest.mark.parametrize("servers", [[], [{"url": "https://a.example/v1"}]])
+async def test_a_path_without_a_slash_fails_with_servers_and_without(alice: Tenant, servers: list[Json]) -> None:
+    body = document({"orders": {"get": {}}, "/orders": {"get": {}}}, servers=servers)
+    found = await alice.ok("POST", "/v1/endpoints/import", body)
+    failed, made = found["results"]
+    assert (failed["path"], failed["outcome"], made["outcome"]) == ("orders", "failed", "created")
+    assert [each["pointer"] for each in failed["errors"]] == ["/paths/orders/get"]
+
+
 async def test_a_catalogue_has_a_ceiling(service: Service, alice: Tenant) -> None:
     runtime = service.runtime
     runtime.endpoints = EndpointService(runtime.database, runtime.secrets, ceilings=Ceilings(endpoints=2))

@@ -54,6 +54,10 @@ def test_paths_begin_with_the_base_path_of_the_servers(more: dict[str, Any], bas
     assert operation.path == "/given/a"
 
 
+def test_of_a_path_without_a_slash_no_other_path_is_made() -> None:
+    assert only({"orders": {"get": {}}}, servers=[{"url": "https://a.example/v1"}]).path == "orders"
+
+
 @pytest.mark.parametrize(
     ("security", "method", "required"),
     [

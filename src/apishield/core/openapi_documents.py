@@ -66,7 +66,10 @@ def operations(document: Object, base_path: str | None = None) -> Iterator[Opera
             continue
         for method in METHODS:
             if method in found:
-                yield _operation(document, f"{at}/{method}", method, base.rstrip("/") + path, found[method])
+                whole = (
+                    base.rstrip("/") + path if path.startswith("/") else path
+                )  # which is then refused for what it is
+                yield _operation(document, f"{at}/{method}", method, whole, found[method])
 
 
 def _operation(document: Object, at: str, method: str, path: str, operation: Any) -> Operation:
