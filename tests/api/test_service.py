@@ -35,6 +35,17 @@ async def test_a_node_without_its_database_is_not_ready(service: Service, tmp_pa
     assert len(answer["reasons"]) == 1
 
 
+async def test_a_node_that_never_reached_its_redis_says_so_before_anybody_asks_a_check(
+    tmp_path: Path, clock: ManualClock, redis_url: str
+) -> None:
+    async with serving(tmp_path / "a", clock, redis_url="redis://127.0.0.1:1/0") as service:
+        answer = await service.nobody.ok("GET", "/readyz")
+        assert answer["status"] == "ready"
+        assert answer["warnings"][0].startswith("Redis can't be reached")
+    async with serving(tmp_path / "b", clock, redis_url=redis_url, redis_timeout_ms=2000) as service:
+        assert (await service.nobody.ok("GET", "/readyz"))["warnings"] == []
+
+
 async def test_reasons_and_metrics_are_for_the_machine_itself_and_the_operator(
     tmp_path: Path, clock: ManualClock
 ) -> None:

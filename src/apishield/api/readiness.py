@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from apishield.bootstrap import Runtime
+from apishield.core.counter_keys import record_key
 from apishield.core.model import SECOND_US
-from apishield.errors import APIShieldError
+from apishield.errors import APIShieldError, StoreUnavailable
 from apishield.stores.failover import FailoverStore
 from apishield.stores.redis import RedisStore
 
 FRESH_US = 5 * SECOND_US
 CHECK_TIMEOUT_SECONDS = 1.0
+_NO_RECORD = record_key("readyz", "none")
+_CONSEQUENCE = "each limit goes on as its on_store_failure says (by default, this node's share)"
 
 
 async def reasons_against(runtime: Runtime) -> list[str]:
@@ -34,13 +37,18 @@ async def reasons_against(runtime: Runtime) -> list[str]:
     return reasons
 
 
-def warnings_about(runtime: Runtime) -> list[str]:
-    """What is wrong with this node although it should get traffic."""
+async def warnings_about(runtime: Runtime) -> list[str]:
+    """What is wrong with this node although it should get traffic.
+
+    Asks the store: a node that has just started, or that nobody asks, would not know.
+    """
     store = runtime.store
     if not isinstance(store, FailoverStore):
         return []
     if store.is_degraded:
-        return [
-            "Redis can't be reached: each limit goes on as its on_store_failure says (by default, this node's share)"
-        ]
+        return [f"Redis can't be reached: {_CONSEQUENCE}"]
+    try:
+        await store.held(_NO_RECORD)
+    except StoreUnavailable as error:
+        return [f"{str(error).rstrip('.')}: {_CONSEQUENCE}"]
     return store.primary.warnings() if isinstance(store.primary, RedisStore) else []

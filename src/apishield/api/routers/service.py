@@ -36,7 +36,7 @@ async def get_readiness(request: Request, response: Response, runtime: CurrentRu
     status: Literal["ready", "not_ready"] = "not_ready" if reasons else "ready"
     if not await _may_look_inside(request):
         return ReadyOut(status=status, reasons=None, warnings=None)
-    return ReadyOut(status=status, reasons=reasons, warnings=warnings_about(runtime))
+    return ReadyOut(status=status, reasons=reasons, warnings=await warnings_about(runtime))
 
 
 @router.get(
