@@ -15,6 +15,7 @@ from apishield.errors import ProblemError
 from apishield.services import installation
 from apishield.services.blocks import BlockDraft
 from apishield.services.key_drafts import ImportItem, KeyDraft
+from apishield.stores.failover import FailoverStore
 from tests.support.checks import MINUTE_US, make_key, sliding
 from tests.support.clock import ManualClock
 from tests.support.node import OPERATOR, Node, Tenant, running_node
@@ -143,16 +144,20 @@ async def test_a_lost_redis_is_said_in_the_log_and_is_no_reason_to_take_the_node
     async with running_node(tmp_path, clock, redis_url=redis_server.url) as node:
         tenant = await node.tenant()
         _, secret = await make_key(tenant, rate_limits=(sliding(1000),))
-        assert warnings_about(node.runtime) == []
+        assert await warnings_about(node.runtime) == []
         redis_server.kill()
         try:
             async with asyncio.timeout(20):
-                while not warnings_about(node.runtime):
+                assert await warnings_about(node.runtime), "also while nothing is asked"
+                store = node.runtime.store
+                assert isinstance(store, FailoverStore)
+                while not store.is_degraded:
                     await tenant.check(api_key=secret, method="GET")
+            assert await warnings_about(node.runtime)
             assert "store.gone" in capsys.readouterr().out
         finally:
             redis_server.restart()
         async with asyncio.timeout(20):
-            while warnings_about(node.runtime):
+            while await warnings_about(node.runtime):
                 await asyncio.sleep(0.01)
         assert "store.healed" in capsys.readouterr().out

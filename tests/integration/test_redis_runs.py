@@ -174,7 +174,7 @@ async def test_a_redis_that_evicts_is_a_warning_and_no_reason_to_leave_the_node_
 
         async def warnings(count: int) -> list[str]:
             async with asyncio.timeout(10):
-                while len(found := warnings_about(node.runtime)) != count:
+                while len(found := await warnings_about(node.runtime)) != count:
                     await asyncio.sleep(0.01)
             return found
 
@@ -200,4 +200,4 @@ async def test_a_decision_over_a_redis_that_was_restarted_says_that_it_is_degrad
         redis_server.heal()
         decision = await tenant.check(ip="192.0.2.1")
         assert (decision["degraded"], decision["headers"]["X-APIShield-Degraded"]) == (True, "true")
-        assert warnings_about(node.runtime) == []
+        assert await warnings_about(node.runtime) == []
