@@ -26,7 +26,7 @@ from apishield.core.model import (
 from apishield.errors import StoreUnavailable
 from apishield.stores.redis import RedisStore
 from apishield.stores.redis.runs import LONGEST_MARKED_US, Facts, Runs, facts_of
-from tests.support.clock import ManualClock
+from tests.support.clock import START_US, ManualClock
 from tests.support.node import running_node
 from tests.support.processes import Reaper, free_port, wait_until
 from tests.support.redis_cluster import ClusterOf, running_cluster
@@ -64,14 +64,14 @@ async def store(redis_url: str, clock: ManualClock) -> AsyncIterator[RedisStore]
     ("rule", "reach_us"),
     [
         (SlidingWindow(10, MINUTE_US), MINUTE_US),
-        (FixedWindow(10, MINUTE_US), MINUTE_US),
+        (FixedWindow(10, MINUTE_US), MINUTE_US - START_US % MINUTE_US),
         (TokenBucket(10, MINUTE_US, 20), 2 * MINUTE_US),
         (Concurrency(10, MINUTE_US), MINUTE_US),
         (SlidingWindow(10, 31 * 86_400 * SECOND_US), LONGEST_MARKED_US),
     ],
     ids=repr,
 )
-async def test_after_a_restart_verdicts_are_degraded_for_one_window(
+async def test_after_a_restart_verdicts_are_degraded_for_as_long_as_a_window_reaches_back(
     store: RedisStore, redis_server: RedisServer, clock: ManualClock, rule: Algorithm, reach_us: int
 ) -> None:
     assert not await is_marked(store, rule)

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from apishield.core.model import SECOND_US, Algorithm, Concurrency, Counter, Quota, TokenBucket
+from apishield.core.model import SECOND_US, Algorithm, Concurrency, Counter, FixedWindow, Quota, TokenBucket
 
 log = structlog.get_logger("apishield.store")
 
@@ -89,14 +89,19 @@ class Runs:
         return self._ago_us is not None or self._lost_at_us is not None
 
 
-def reach_back(counters: Sequence[Counter], age_us: int) -> bool:
-    """Whether a charge so long ago may still count in one of ``counters``. Quotas don't: they are rebuilt from the ledger."""
-    return any(age_us < _reach_us(counter.limit.algorithm) for counter in counters)
+def reach_back(counters: Sequence[Counter], now_us: int, lost_at_us: int) -> bool:
+    """Whether a charge right before ``lost_at_us`` may still count in one of ``counters`` at ``now_us``.
+
+    In quotas it does not: they are rebuilt from the ledger.
+    """
+    return any(now_us - lost_at_us < _reach_us(counter.limit.algorithm, now_us) for counter in counters)
 
 
-def _reach_us(rule: Algorithm) -> int:
+def _reach_us(rule: Algorithm, now_us: int) -> int:
     if isinstance(rule, Quota):
         return 0
+    if isinstance(rule, FixedWindow):
+        return now_us % rule.window_us
     if isinstance(rule, Concurrency):
         return rule.timeout_us
     if isinstance(rule, TokenBucket):

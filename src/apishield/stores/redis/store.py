@@ -176,7 +176,7 @@ class RedisStore:
             lost_at_us = None if node is None else node.runs.lost_at_us(verdict.now_us)
             if lost_at_us is None or isinstance(verdict, Unseeded):
                 yield verdict
-            elif reach_back(ask.counters, verdict.now_us - lost_at_us):
+            elif reach_back(ask.counters, verdict.now_us, lost_at_us):
                 yield replace(verdict, degraded=True)
             else:
                 yield verdict
