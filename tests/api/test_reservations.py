@@ -135,6 +135,25 @@ async def test_a_report_or_release_that_the_disk_does_not_take_is_not_answered_a
     assert await _remaining(tenant, key) == {"tokens": 1000 - 10 - 20 - 1}
 
 
+async def test_without_any_limit_a_reservation_settles_for_the_ledger(tenant: Tenant) -> None:
+    key = await _key(tenant)
+    runtime = tenant.node.runtime
+    for named in ({}, {"check_id": "one"}):
+        settled = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True, **named)
+        assert (settled["allowed"], settled["limits"], settled["degraded"]) == (True, [], False)
+        assert (await _report(tenant, settled, cost={"tokens": 120}))["accepted"] == 1
+        assert (await _report(tenant, settled, cost={"tokens": 120}))["duplicates"] == 1
+        await runtime.freshness.wait()
+        shown = await runtime.decisions.find(tenant.owner, settled["decision_id"])
+        assert shown.stored.settlement is not None
+        assert shown.stored.settlement.units == {"tokens": 120}
+    released = await tenant.check(api_key=key, cost={"tokens": 500}, reserve=True)
+    assert (await _release(tenant, released))["released"]
+    assert (await _release(tenant, released))["reason"] == "over"
+    plain = await tenant.check(api_key=key, cost={"tokens": 500})
+    assert (await _report(tenant, plain, cost={"tokens": 1}))["rejected"][0]["code"] == "not_reserved"
+
+
 async def test_a_cost_without_a_reservation_is_refused(tenant: Tenant) -> None:
     key = await _key(tenant, _tokens(1000))
     decision = await tenant.check(api_key=key, cost={"tokens": 500})

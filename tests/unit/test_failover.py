@@ -188,6 +188,19 @@ async def test_each_limit_does_what_it_says(
     await store.close()
 
 
+async def test_what_is_reserved_without_any_limit_does_not_wait_for_a_store_that_is_gone(
+    primary: Primary, clock: ManualClock
+) -> None:
+    primary.is_gone = True
+    store = FailoverStore(primary, clock)
+    await admitted(store, counter(SlidingWindow(5, MINUTE_US)))
+    asked, hold = primary.asked, Hold("as:{ten_1}|held|dec_1", 60, (), settles=True)
+    verdict = store.decide([], [], "dec_1", hold)
+    assert isinstance(verdict, Verdict)
+    assert (verdict.admitted, verdict.degraded, primary.asked) == (True, True, asked)
+    await store.close()
+
+
 async def test_of_a_bucket_that_allows_all_the_bucket_remains(primary: Primary, clock: ManualClock) -> None:
     primary.is_gone = True
     store = FailoverStore(primary, clock)

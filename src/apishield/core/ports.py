@@ -75,7 +75,7 @@ class CounterStore(Protocol):
         ``costs`` is parallel to ``counters``; 0 only looks. All counters share one tenant, hence one Redis slot, and no key
         stands twice. An empty check is admitted. Shadow limits are charged exactly when the enforced ones admit and they
         themselves would. ``check_id`` names the slots that concurrency limits hand out. With ``hold`` a record of an admitted
-        check is kept.
+        check is kept, also where there are no counters: what it reserved is the ledger's to know.
         Answers at once where it can (memory), so that the caller need not await.
 
         Raises ``StoreUnavailable`` where the state can't be reached; a fail-over store never does.

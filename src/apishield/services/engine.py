@@ -112,7 +112,7 @@ class Engine:
             return self._refuse(asked, denial, now_us)
         if request.check_id is not None:
             return self._decide_once(asked, request.check_id, now_us)
-        if not asked.counters:
+        if not asked.counters and not request.reserve:
             return self._answer(asked, _NOTHING, now_us)
         hold = self._hold(asked, now_us) if asked.takes_slots or request.reserve else None
         try:
@@ -133,7 +133,7 @@ class Engine:
     def _decide_once(self, asked: Asked, check_id: str, now_us: int) -> Decision | Awaitable[Decision]:
         """Decides a check that may be asked again; in one step the store finds the first decision, or makes this the first."""
         hold: Hold | None = None
-        if asked.counters and (asked.takes_slots or asked.request.reserve):
+        if asked.takes_slots or asked.request.reserve:
             hold = self._hold(asked, now_us)
         else:
             asked.check_id = self._ids.make(asked.view.tenant.id, now_us)

@@ -104,7 +104,7 @@ class FailoverStore:
 
         What is decided without it keeps no record: its charge stands as it was estimated.
         """
-        if self._gone and counters and self._is_gone(counters[0].key):
+        if self._gone and (counters or hold is not None) and self._is_gone(_key_of(counters, None, hold)):
             return self._decide_locally(counters, costs, check_id)
         try:
             verdict = self._primary.decide(counters, costs, check_id, hold)

@@ -76,7 +76,7 @@ class RedisStore:
         self, counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
     ) -> Verdict | Awaitable[Verdict]:
         """Decides one check, together with all others of this turn of the event loop (port ``CounterStore``)."""
-        if not counters:
+        if not counters and hold is None:
             return Verdict(True, self._test_clock() if self._test_clock else time.time_ns() // 1000, [])
         notes = None if hold is None else Notes(encode_record(counters, costs, hold))
         return self._submit(counters, costs, check_id, Step.DECIDE, notes)
@@ -194,8 +194,9 @@ class RedisStore:
         ask = Ask(counters, costs, check_id, step)
         if notes is not None:
             ask.notes, ask.charged_us = notes, charged_us
-            if notes.once is not None:
-                ask.key = notes.once.key  # there may be no counters
+            named = notes.once or notes.record
+            if named is not None:
+                ask.key = named.key  # there may be no counters
         self._put(ask)
         return ask.verdict
 
