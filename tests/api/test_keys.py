@@ -166,6 +166,22 @@ async def test_one_limit_and_a_list_of_them_at_once_is_refused(alice: Tenant) ->
     await alice.problem(422, "invalid_limit", "POST", "/v1/keys", body)
 
 
+async def test_a_rate_limit_can_not_have_the_name_of_a_quota(alice: Tenant) -> None:
+    limits = [{"strategy": "fixed_window", "requests": 1, "window_seconds": 1, "name": "monthly_requests"}]
+    body = {"name": "k", "rate_limits": ["1/second", *limits], "quota": {"monthly_requests": 5}}
+    problem = await alice.problem(422, "invalid_limit", "POST", "/v1/keys", body)
+    assert [error["pointer"] for error in problem["errors"]] == ["/rate_limits/1/name"]
+    made = await alice.key(rate_limits=limits)
+    path = f"/v1/keys/{made['id']}"
+    problem = await alice.problem(422, "invalid_limit", "PATCH", path, {"quota": {"monthly_requests": 5}})
+    assert [error["pointer"] for error in problem["errors"]] == ["/quota"]
+    await alice.ok("PATCH", path, {"quota": {"daily_requests": 5}})
+    problem = await alice.problem(
+        422, "invalid_limit", "PATCH", path, {"rate_limits": [{**limits[0], "name": "daily_requests"}]}
+    )
+    assert [error["pointer"] for error in problem["errors"]] == ["/rate_limits/0/name"]
+
+
 async def test_two_limits_of_one_name_are_refused(alice: Tenant) -> None:
     limit = {"strategy": "fixed_window", "requests": 1, "window_seconds": 1, "name": "same"}
     problem = await alice.problem(422, "invalid_limit", "POST", "/v1/keys", {"name": "k", "rate_limits": [limit] * 2})

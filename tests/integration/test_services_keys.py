@@ -78,7 +78,7 @@ SEVERAL_FAULTS = KeyDraft(name="", scopes=("a b",), allowed_ips=("nonsense", "10
     ("draft", "pointers"),
     [
         (SEVERAL_FAULTS, ["/name", "/scopes/0", "/allowed_ips/0", "/allowed_ips/1"]),
-        (BOUND_SERVICE_KEY, ["/scopes", "/rate_limits", "/quotas", "/customer_id", "/customer_id"]),
+        (BOUND_SERVICE_KEY, ["/scopes", "/rate_limits", "/quota", "/customer_id", "/customer_id"]),
         (KeyDraft(name="k\0"), ["/name"]),
         (KeyDraft(name="k", metadata={"a": math.inf}), ["/metadata"]),
         (KeyDraft(name="k", expires_at_us=1), ["/expires_at"]),
@@ -90,7 +90,7 @@ SEVERAL_FAULTS = KeyDraft(name="", scopes=("a b",), allowed_ips=("nonsense", "10
         (KeyDraft(name="k", rate_limits=(rate(1, "a\0"),)), ["/rate_limits/0/name"]),
         (KeyDraft(name="k", rate_limits=tuple(rate(1, f"l{n}") for n in range(21))), ["/rate_limits"]),
         (KeyDraft(name="k", rate_limits=(quota(1),)), ["/rate_limits/0"]),
-        (KeyDraft(name="k", quotas=(rate(1),)), ["/quotas/0"]),
+        (KeyDraft(name="k", quotas=(rate(1),)), ["/quota/0"]),
         (KeyDraft(name="k", rate_limits=(ODD_UNIT,)), ["/rate_limits/0/unit"]),
         (KeyDraft(name="k", scopes=tuple(f"s{n}" for n in range(101))), ["/scopes"]),
         (KeyDraft(name="k", allowed_ips=MANY_NETWORKS), ["/allowed_ips"]),

@@ -78,7 +78,8 @@ def checked(key: Key, faults: Faults, *, previous: Key | None = None, now_us: in
     if previous is None or key.expires_at_us != previous.expires_at_us:
         faults.instant("/expires_at", key.expires_at_us, now_us=now_us)
     _check_kind(key, faults)
-    for pointer, limits, quotas in (("/rate_limits", key.rate_limits, False), ("/quotas", key.quotas, True)):
+    _check_names(key, faults, previous)
+    for pointer, limits, quotas in (("/rate_limits", key.rate_limits, False), ("/quota", key.quotas, True)):
         for place, limit in enumerate(limits):
             if is_quota(limit) is not quotas:
                 message = (
@@ -92,8 +93,20 @@ def checked(key: Key, faults: Faults, *, previous: Key | None = None, now_us: in
         rate_limits=faults.limits(
             "/rate_limits", key.rate_limits, previous=previous.rate_limits if previous else (), new_id=new_id
         ),
-        quotas=faults.limits("/quotas", key.quotas, previous=previous.quotas if previous else (), new_id=new_id),
+        quotas=faults.limits("/quota", key.quotas, previous=previous.quotas if previous else (), new_id=new_id),
     )
+
+
+def _check_names(key: Key, faults: Faults, previous: Key | None) -> None:
+    """A rate limit with the name of a quota would make two entries of one name in every answer."""
+    same_limits = previous is not None and key.rate_limits == previous.rate_limits
+    if same_limits and previous is not None and key.quotas == previous.quotas:
+        return  # made before this was refused; it can still be renamed, or changed in other ways
+    of_quotas = {limit.name for limit in key.quotas}
+    for place, limit in enumerate(key.rate_limits):
+        if limit.name in of_quotas:
+            message = f"{limit.name[:64]!a} names a rate limit and a quota; limits are told apart by name"
+            faults.add("/quota" if same_limits else f"/rate_limits/{place}/name", message, "invalid_limit")
 
 
 def _check_kind(key: Key, faults: Faults) -> None:
@@ -101,4 +114,7 @@ def _check_kind(key: Key, faults: Faults) -> None:
     if key.kind is KeyKind.SERVICE:
         for name in ("scopes", "rate_limits", "quotas", "customer_id", "allowed_ips"):
             if getattr(key, name):
-                faults.add(f"/{name}", "a service key has none: it is for SDKs and gateways, not for callers")
+                faults.add(
+                    "/quota" if name == "quotas" else f"/{name}",
+                    "a service key has none: it is for SDKs and gateways, not for callers",
+                )
