@@ -42,7 +42,7 @@ async def test_a_node_that_never_reached_its_redis_says_so_before_anybody_asks_a
         answer = await service.nobody.ok("GET", "/readyz")
         assert answer["status"] == "ready"
         assert answer["warnings"][0].startswith("Redis can't be reached")
-    async with serving(tmp_path / "b", clock, redis_url=redis_url, redis_timeout_ms=2000) as service:
+    async with serving(tmp_path / "b", clock, redis_url=redis_url, redis_timeout_ms=1000) as service:
         assert (await service.nobody.ok("GET", "/readyz"))["warnings"] == []
 
 
