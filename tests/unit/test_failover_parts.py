@@ -22,9 +22,9 @@ from apishield.errors import StoreUnavailable
 from apishield.stores.failover import FailoverStore
 from apishield.stores.memory import MemoryStore
 from tests.support.clock import ManualClock
-from tests.support.failing_store import MINUTE_US, Ledger, Primary, admitted, ask, counter, no_pauses, primary, turns
+from tests.support.failing_store import MINUTE_US, Ledger, Primary, admitted, ask, counter, no_pauses, turns
 
-__all__ = ["no_pauses", "primary"]
+__all__ = ["no_pauses"]
 
 
 class Forgetful(Ledger):
