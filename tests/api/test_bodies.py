@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
+from apishield.api.dataplane.bodies import decode
+from apishield.core.decision import CheckRequest
+from apishield.errors import ProblemError
 from tests.api.support import Service, Tenant
 
 DEEP = b'{"name": "k", "metadata": ' + b'{"a":' * 70 + b"1" + b"}" * 70 + b"}"
@@ -187,3 +191,27 @@ async def test_an_id_that_never_was_one_is_404_without_a_look_into_the_database(
     await service.runtime.database.close()
     service.runtime.keys.get = None  # type: ignore[method-assign, assignment]
     await alice.problem(404, "not_found", "GET", path)
+
+
+def test_a_large_body_is_not_looked_through_again_and_again_for_the_name_of_what_is_wrong() -> None:
+    """Everybody waits meanwhile: a map of 80,000 entries whose last is wrong took a second."""
+
+    class Counting:
+        def __init__(self) -> None:
+            self.decodings = 0
+            self._decode = msgspec.json.Decoder(CheckRequest).decode
+
+        def decode(self, body: bytes) -> CheckRequest:
+            self.decodings += 1
+            return self._decode(body)
+
+    def named(units: int) -> tuple[str, int]:
+        cost = {f"u{number}": 1 for number in range(units)} | {"bad": -1}
+        counting = Counting()
+        with pytest.raises(ProblemError) as raised:
+            decode(cast(Any, counting), msgspec.json.encode({"cost": cost}))
+        (fault,) = raised.value.faults
+        return fault.pointer, counting.decodings
+
+    assert named(10)[0] == "/cost/bad"
+    assert named(80_000) == ("/cost", 1)

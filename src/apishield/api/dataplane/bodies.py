@@ -20,6 +20,7 @@ _UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`$")
 _ENTRY = "[...]"  # how msgspec names a value of a map, whichever it is
 _SHOWN_LENGTH = 40
+_SEARCHED_BYTES = 16 * 1024  # looked through for the name of a faulty entry: it takes several decodings, while others wait
 
 
 class ClientDisconnectedError(Exception):
@@ -91,8 +92,11 @@ def _invalid(decoder: msgspec.json.Decoder[Body], body: bytes, text: str) -> Pro
 def _entry(decoder: msgspec.json.Decoder[Body], body: bytes, text: str, path: str) -> str | None:
     """The name in the map at ``path`` at which decoding ends with ``text``: the last of the shortest part that does.
 
-    Halving makes it few decodings even of a large map. ``None`` where it can't be told, as in a body that is cut off.
+    Halving makes it few decodings even of a large map. ``None`` where it can't be told, as in a body that is cut off, and where
+    to tell it would hold everybody up.
     """
+    if len(body) > _SEARCHED_BYTES:
+        return None
     try:
         whole = part = msgspec.json.decode(body)
         for name, index in _STEP.findall(path):
