@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,19 @@ async def test_a_batch_answers_in_order_and_a_bad_item_spoils_only_itself(tenant
     too_many = await tenant.post("/v1/check/batch", {"checks": [{}] * 1001})
     assert too_many.status_code == 422
     assert "1001" in too_many.json()["detail"]
+
+
+@pytest.mark.parametrize("half", [r"\ud800", r"\uDFFF", r"\ud800\ud800", r"\\\udc00", r"\ud83d\u0041"])
+async def test_half_a_character_as_javascript_writes_it_spoils_only_its_item(tenant: Tenant, half: str) -> None:
+    whole = r"\ud83d\ude00 \\ud800"  # an emoji, and no escape
+    checks = f'{{"checks": [{{"user_agent": "{whole}"}}, {{"user_agent": "x{half}y"}}, {{}}]}}'.encode()
+    results = (await tenant.post("/v1/check/batch", checks)).json()["results"]
+    assert [result["code"] for result in results] == ["ok", "bad_request", "ok"]
+    decision = (await tenant.check(method="GET"))["decision_id"]
+    event = json.dumps({"decision_id": decision, "status": 200, "latency_ms": 1})
+    told = (await tenant.post("/v1/report", f'{{"events": [{{"decision_id": "{half}"}}, {event}]}}'.encode())).json()
+    assert (told["accepted"], [each["index"] for each in told["rejected"]]) == (1, [0])
+    assert (await tenant.post("/v1/check", f'{{"user_agent": "{half}"}}'.encode())).status_code == 400
 
 
 async def test_a_report_counts_once_and_only_for_the_tenants_own_recent_decisions(

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from apishield.api.dataplane.access import Access
 from apishield.api.dataplane.answers import Answer
 from apishield.api.dataplane.batches import decide_in_turns
-from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, read_body, too_large
+from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, decode_items, read_body, too_large
 from apishield.api.dataplane.headers import Asked, Headers, read
 from apishield.api.dataplane.heads import Direct, KnownHeads
 from apishield.api.dataplane.outbox import Outbox
@@ -216,7 +216,7 @@ class DataPlane:
         return self._later(read(headers), body, "/v1/report", self._report_of)
 
     async def _report_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
-        events = decode(_reports_decoder, body).events
+        events = decode_items(_reports_decoder, body).events
         _bound("events", len(events), MAX_REPORTS)
         reports: list[Report | str] = []
         for raw in events:
@@ -288,7 +288,7 @@ def _checks_of(body: bytes) -> Sequence[msgspec.Raw | CheckRequest]:
     if body.count(b"{") <= _MOST_BRACES:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _batch_decoder.decode(body).checks
-    return decode(_raw_batch_decoder, body).checks
+    return decode_items(_raw_batch_decoder, body).checks
 
 
 def _bound(field: str, count: int, most: int) -> None:

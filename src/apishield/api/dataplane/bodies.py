@@ -18,9 +18,14 @@ _INDEX = re.compile(r"\[(\d+)\]")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`$")
+_ESCAPES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][\da-fA-F]{2})"
+)
 _ENTRY = "[...]"  # how msgspec names a value of a map, whichever it is
 _SHOWN_LENGTH = 40
-_SEARCHED_BYTES = 16 * 1024  # looked through for the name of a faulty entry: it takes several decodings, while others wait
+_SEARCHED_BYTES = (
+    16 * 1024
+)  # looked through for the name of a faulty entry: it takes several decodings, while others wait
 
 
 class ClientDisconnectedError(Exception):
@@ -60,6 +65,25 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
         raise ProblemError("malformed_json", f"The body is not JSON: {error}." if body else _EMPTY) from None
     except (UnicodeDecodeError, RecursionError):
         raise ProblemError("malformed_json", "The body is not UTF-8, or nested beyond any use.") from None
+
+
+def decode_items(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+    """``decode``, of items that are left as they stand there, to be read one by one: none spoils the others.
+
+    An escaped half of a surrogate pair, which JavaScript writes of text that was cut, is no text. msgspec gives up the whole
+    body for it; so what only its item can't be read for is put in its place.
+    """
+    try:
+        return decode(decoder, body)
+    except ProblemError:
+        spoilt = _ESCAPES.sub(_spoil, body)
+        if spoilt == body:
+            raise
+        return decode(decoder, spoilt)
+
+
+def _spoil(escape: re.Match[bytes]) -> bytes:
+    return b"\xff" if escape.lastgroup else escape[0]
 
 
 _EMPTY = "The body is empty; send a JSON object."
