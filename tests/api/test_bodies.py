@@ -215,3 +215,28 @@ def test_a_large_body_is_not_looked_through_again_and_again_for_the_name_of_what
 
     assert named(10)[0] == "/cost/bad"
     assert named(80_000) == ("/cost", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/keys", {"name": "k", "SECRET": 1}),
+        ("/v1/check", {"attributes": {"SECRET": 1}}),
+        ("/v1/check", {"cost": {"SECRET": -1}}),
+        ("/v1/check", {"SECRET": 1}),
+        ("/v1/decisions/SECRET/release", {}),
+        ("/v1/SECRET", {}),
+    ],
+)
+async def test_a_credential_in_the_wrong_place_is_not_shown_again(
+    service: Service, alice: Tenant, path: str, body: dict[str, Any]
+) -> None:
+    content = json.dumps(body).replace("SECRET", alice.secret)
+    answer = await service.client.post(
+        path.replace("SECRET", alice.secret),
+        content=content,
+        headers={"Authorization": f"Bearer {alice.secret}", "Content-Type": "application/json"},
+    )
+    assert 400 <= answer.status_code < 500
+    assert alice.secret[:20] not in answer.text
+    assert "ast_" in answer.text

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from apishield.errors import PROBLEM_TYPE_BASE, Fault, ProblemError, StoreUnavailable
+from apishield.redaction import redact
 
 log = structlog.get_logger("apishield.api")
 
@@ -45,18 +46,23 @@ def problem_response(scope: Scope, error: ProblemError) -> Response:
 
 
 def problem_document(error: ProblemError, instance: str, request_id: str | None) -> tuple[bytes, dict[str, str]]:
-    """``error`` as a document, and the headers that go with it."""
+    """``error`` as a document, and the headers that go with it.
+
+    What callers sent is shown without credentials, which some put in the wrong place: documents end up in logs.
+    """
     document: dict[str, Any] = {
         "type": f"{PROBLEM_TYPE_BASE}{error.code}.md",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
-        "instance": instance,
+        "detail": redact(error.detail),
+        "instance": redact(instance),
         "code": error.code,
         "request_id": request_id,
     }
     if error.faults:
-        document["errors"] = [{"pointer": fault.pointer, "message": fault.message} for fault in error.faults]
+        document["errors"] = [
+            {"pointer": redact(fault.pointer), "message": redact(fault.message)} for fault in error.faults
+        ]
     headers = dict(error.headers)
     if error.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="APIShield"')
