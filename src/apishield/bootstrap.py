@@ -45,6 +45,7 @@ from apishield.services.loops import (
     SPOOL_SECONDS,
     Loop,
 )
+from apishield.services.orphans import OrphanedCharges
 from apishield.services.policies import PolicyService
 from apishield.services.reconcile import HASTY_SECONDS, Reconciler
 from apishield.services.recorder import DecisionRecorder
@@ -211,7 +212,7 @@ class Runtime:
         self.decisions = DecisionService(archive, ids, clock, self.freshness.wait)
         self.addresses = AddressService(database, self.decisions, self.freshness.wait)
         self.live = LiveService(database, self.decisions, clock)
-        self.reconciler = Reconciler(database, self.snapshot, self.store, clock)
+        self.reconciler = Reconciler(database, self.snapshot, self.store, clock, self._make_orphans())
         self.replays = ReplayService(
             database,
             archive,
@@ -370,6 +371,21 @@ class Runtime:
             place_of=redis.place_of,
             is_kept=self.usage.keeps,
             on_healed=self._store_healed,
+        )
+
+    def _make_orphans(self) -> OrphanedCharges | None:
+        """What gives orphaned charges back, where no other node's events can be missing from the ledger."""
+        alone = self.settings.sqlite and not self.settings.kafka_bootstrap_servers
+        if not alone or not isinstance(self.store, MemoryStore):
+            return None
+        return OrphanedCharges(
+            self.database,
+            self.store,
+            self.freshness,
+            self.clock,
+            spools=self.settings.data_dir / SPOOL_DIRECTORY,
+            spool=self.events.spool,
+            is_kept=self.usage.keeps,
         )
 
     def _store_healed(self) -> None:

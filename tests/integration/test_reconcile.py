@@ -118,6 +118,7 @@ async def test_drift_can_be_shown_without_being_healed(node: Node, tenant: Tenan
     assert await used(node, await counter_of(tenant, key_id)) == 1
 
 
+@pytest.mark.parametrize("node", ["Redis, PostgreSQL"], indirect=True)
 async def test_units_that_were_charged_and_never_written_down_are_orphans_and_stay(node: Node, tenant: Tenant) -> None:
     key_id, secret = await make_key(tenant, quotas=(quota(10),))
     await tenant.check(api_key=secret)

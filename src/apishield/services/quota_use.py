@@ -78,6 +78,14 @@ async def ledger_use(tx: UnitOfWork, quotas: Sequence[KeyQuota], now_us: int) ->
     return used
 
 
+def tells_all_of(quota: KeyQuota, since_us: int, now_us: int) -> bool:
+    """Whether ``ledger_use`` leaves nothing out of the quota's period: that began with a bucket that is kept, and no earlier
+    than the ledger.
+    """
+    start_s = quota.start_us // SECOND_US
+    return quota.start_us >= since_us and start_s % Horizon.at(now_us).finest(start_s).seconds == 0
+
+
 async def seeds(
     tx: UnitOfWork, snapshot: Snapshot, counter_keys: Sequence[str], period_start_us: int, now_us: int
 ) -> dict[str, int]:

@@ -8,8 +8,10 @@ settled but not there. So a difference counts only as far as it was there at eac
 
 - **missing**: the ledger has more than the counter. The counter lost charges (its store lost data); they are charged again.
 - **orphaned**: the counter had more at one look than the ledger has at the next. Units were charged whose event was lost with a
-  process that was killed before it answered. Nobody was told of a decision, so nothing is billed; the quota is that much
-  smaller until its period ends. Not told of periods that began before the service had a ledger: there the counter is right.
+  process that was killed before it answered, or given back within the last second of such a process, whose note of the quota
+  is older. Nothing of them is billed. Counters in memory give them back where the ledger surely lacks nothing (``orphans``);
+  in Redis, where events of other nodes may be on their way, the quota is that much smaller until its period ends.
+  Not told of periods that began before the service had a ledger: there the counter is right.
 
 Use beyond a quota, where settled costs may go, is compared, too; save of one in shadow, which counts no further than it goes.
 """
@@ -28,6 +30,7 @@ from apishield.core.model import SECOND_US, Mode, Verdict
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import StoreUnavailable
 from apishield.services.key_entries import KeyEntry
+from apishield.services.orphans import OrphanedCharges
 from apishield.services.quota_use import KeyQuota, ledger_since_us, ledger_use, quotas_of
 from apishield.services.snapshot import Snapshot
 from apishield.stores.sql.database import Database
@@ -88,13 +91,24 @@ class _Look(msgspec.Struct, frozen=True):
 
 
 class Reconciler:
-    """Looks at all quotas that are in use; remembers the last looks. One for each store of counters."""
+    """Looks at all quotas that are in use; remembers the last looks. One for each store of counters.
 
-    def __init__(self, database: Database, snapshot: Snapshot, store: CounterStore, clock: Clock) -> None:
+    ``orphans`` gives back what is orphaned; without it, that stays.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        snapshot: Snapshot,
+        store: CounterStore,
+        clock: Clock,
+        orphans: OrphanedCharges | None = None,
+    ) -> None:
         self._database = database
         self._snapshot = snapshot
         self._store = store
         self._clock = clock
+        self._orphans = orphans
         self._looks: dict[_Place, list[_Look]] = {}
         self._due = 0.0
         self._hasty_until = 0.0
@@ -188,8 +202,12 @@ class Reconciler:
         return answer if isinstance(answer, Verdict) else await answer
 
     async def _heal(self, found: Sequence[QuotaDrift], quotas: Sequence[KeyQuota]) -> list[QuotaDrift]:
-        """Charges what is missing. Each difference is charged once: the looks at it begin anew."""
+        """Charges what is missing, gives back what is orphaned. Each difference is mended once: the looks at it begin anew."""
         by_name = {(quota.key_id, quota.counter.limit.name): quota for quota in quotas}
+        given: dict[str, int] = {}
+        orphaned = [(by_name[drift.key_id, drift.limit], drift.orphaned) for drift in found if drift.orphaned]
+        if self._orphans is not None and orphaned:
+            given = await self._orphans.give_back(orphaned)
         after: list[QuotaDrift] = []
         for drift in found:
             quota = by_name[drift.key_id, drift.limit]
@@ -203,6 +221,10 @@ class Reconciler:
                     drift = msgspec.structs.replace(drift, healed=True)  # noqa: PLW2901  the same, mended
                     self.stats.healed_units += drift.missing
                     log.warning("quota.healed", key=drift.key_id, limit=drift.limit, units=drift.missing)
+            elif units := given.get(quota.counter.key):
+                self._looks.pop(_place(quota), None)
+                drift = msgspec.structs.replace(drift, healed=units == drift.orphaned)  # noqa: PLW2901  the same, mended
+                log.warning("quota.given_back", key=drift.key_id, limit=drift.limit, units=units)
             after.append(drift)
         return after
 

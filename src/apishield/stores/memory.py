@@ -128,6 +128,11 @@ class MemoryStore:
         if self._ledger is not None and isinstance(state, quota.State):
             self._ledger.note(counter.key, state.start_us, state.used, now_us)
 
+    def quota_standing(self, counter: Counter) -> quota.Standing | None:
+        """How a quota stands; the same twice says that nothing was charged or given back between."""
+        state = self._states.get(counter.key)
+        return quota.Standing(state.start_us, state.used, state.seen_us) if isinstance(state, quota.State) else None
+
     async def release(self, counters: Sequence[Counter], costs: Sequence[int], check_id: str) -> None:
         """Frees the slots that ``check_id`` holds (port ``CounterStore``)."""
         for counter, cost in zip(counters, costs, strict=True):

@@ -7,6 +7,7 @@ one, or one whose memory was lost) must ask before it decides. Such a counter is
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,6 +20,14 @@ MICROSECOND = timedelta(microseconds=1)
 
 class Unseeded(Exception):  # noqa: N818  a state, not a fault: the store seeds the counter and asks again
     """The counter knows nothing about the period that holds ``now``; seed it first."""
+
+
+class Standing(NamedTuple):
+    """Units ``used`` in the period that began at ``start_us``, when last charged at ``seen_us``."""
+
+    start_us: int
+    used: int
+    seen_us: int
 
 
 class State(msgspec.Struct, gc=False):
