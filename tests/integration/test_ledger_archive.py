@@ -170,3 +170,19 @@ async def test_after_a_turn_nobody_works_for_half_as_long(monkeypatch: pytest.Mo
         async with turns.turn():
             pass
     assert paused == [0.002, 0.005]
+
+
+async def test_what_tiny_turns_owe_is_paused_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop sleeps for a millisecond at least: a replay of many small chunks slept nearly all of the time."""
+    paused: list[float] = []
+    at_seconds = iter([1.0, 1.0008, 2.0, 2.0008, 3.0, 3.0008])
+
+    async def pause(seconds: float) -> None:
+        paused.append(round(seconds, 6))
+
+    monkeypatch.setattr("apishield.stores.sql.ledger.turns.perf_counter", lambda: next(at_seconds))
+    turns = Turns(pause)
+    for _ in range(3):
+        async with turns.turn():
+            pass
+    assert paused == [0, 0, 0.0012]

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 
 Pause = Callable[[float], Awaitable[object]]
+SHORTEST_PAUSE_SECONDS = 0.001  # no loop sleeps for less: thousands of tiny turns would mostly sleep
 
 
 class Turns:
@@ -20,14 +21,17 @@ class Turns:
     def __init__(self, pause: Pause = asyncio.sleep) -> None:
         self._lock = asyncio.Lock()
         self._pause = pause
+        self._owed_seconds = 0.0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """A turn, which ends with the block; the next one begins after a pause of half its length."""
+        """A turn, which ends with the block. Pauses are half as long as the turns before them, once that is a millisecond."""
         async with self._lock:
             began = perf_counter()
             try:
                 yield
             finally:
-                spent_seconds = perf_counter() - began
-            await self._pause(spent_seconds / 2)
+                self._owed_seconds += (perf_counter() - began) / 2
+            pause_seconds = self._owed_seconds if self._owed_seconds >= SHORTEST_PAUSE_SECONDS else 0.0
+            self._owed_seconds -= pause_seconds
+            await self._pause(pause_seconds)  # of 0: whoever else is ready on the loop goes first
