@@ -157,32 +157,26 @@ async def test_however_many_read_no_check_waits_for_more_than_one_chunk(
     assert len(set(opened_in)) == len(opened_in)
 
 
-async def test_after_a_turn_nobody_works_for_half_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("turns_seconds", "pauses_seconds"),
+    [
+        ([0.004, 0.010], [0.002, 0.005]),
+        # A loop sleeps for a millisecond at least: a replay of many small chunks slept nearly all of the time.
+        ([0.0008, 0.0008, 0.0008], [0, 0, 0.0012]),
+    ],
+)
+async def test_nobody_works_for_half_as_long_as_turns_took_together(
+    monkeypatch: pytest.MonkeyPatch, turns_seconds: list[float], pauses_seconds: list[float]
+) -> None:
     paused: list[float] = []
-    at_seconds = iter([10.0, 10.004, 20.0, 20.010])
+    at_seconds = iter([at for number, spent in enumerate(turns_seconds) for at in (number, number + spent)])
 
     async def pause(seconds: float) -> None:
         paused.append(round(seconds, 6))
 
     monkeypatch.setattr("apishield.stores.sql.ledger.turns.perf_counter", lambda: next(at_seconds))
     turns = Turns(pause)
-    for _ in range(2):
+    for _ in turns_seconds:
         async with turns.turn():
             pass
-    assert paused == [0.002, 0.005]
-
-
-async def test_what_tiny_turns_owe_is_paused_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop sleeps for a millisecond at least: a replay of many small chunks slept nearly all of the time."""
-    paused: list[float] = []
-    at_seconds = iter([1.0, 1.0008, 2.0, 2.0008, 3.0, 3.0008])
-
-    async def pause(seconds: float) -> None:
-        paused.append(round(seconds, 6))
-
-    monkeypatch.setattr("apishield.stores.sql.ledger.turns.perf_counter", lambda: next(at_seconds))
-    turns = Turns(pause)
-    for _ in range(3):
-        async with turns.turn():
-            pass
-    assert paused == [0, 0, 0.0012]
+    assert paused == pauses_seconds

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from apishield.core.model import SECOND_US, Limit, Mode, Quota
 from apishield.core.rate_limiter.quota import period_of
@@ -16,27 +14,17 @@ from apishield.services.reconcile import LOOKS, QuotaDrift
 from apishield.stores.spool import SpoolWriter
 from apishield.stores.spool.quarantine import put_aside
 from apishield.stores.sql.ledger.positions import Positions
-from tests.support.checks import make_key
+from tests.support.checks import make_key, node, tenant
 from tests.support.clock import ManualClock
 from tests.support.node import Node, Tenant, running_node
+
+__all__ = ["node", "tenant"]
 
 
 @pytest.fixture
 def clock() -> ManualClock:
     """At the present: spools are of real files."""
     return ManualClock(time.time_ns() // 1000)
-
-
-@pytest_asyncio.fixture
-async def node(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Node]:
-    """A node on SQLite and memory."""
-    async with running_node(tmp_path, clock) as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def tenant(node: Node) -> Tenant:
-    return await node.tenant()
 
 
 def tokens(**more: Any) -> Limit:
