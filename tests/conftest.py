@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 
 import hypothesis
 import pytest
+from _pytest.nodeid import coerce_node_id
 
 from tests.support.clock import ManualClock
 from tests.support.service import shared_service, start_service
@@ -36,6 +38,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("ci", max_examples=75, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=2_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each test an id of its own: of those that share one, as Schemathesis makes them, xdist runs but one."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        nodeid = item.nodeid
+        seen[nodeid] += 1
+        if seen[nodeid] > 1:
+            item._id = coerce_node_id(f"{nodeid}[{seen[nodeid]}]")  # pytest has no public way
 
 
 @pytest.fixture
