@@ -11,6 +11,7 @@ from apishield.services.analytics import decisions
 from apishield.services.analytics.places import Queues
 from tests.api.support import Caller, Json, Service, Tenant
 from tests.api.test_analytics_queries import ask, check, report
+from tests.support.mistakes import mistype
 
 TOO_MANY = int(RECEIPTS_AN_ADDRESS.partition("/")[0])
 
@@ -74,7 +75,7 @@ async def test_a_receipt_that_never_was_is_404_whatever_its_id_looks_like(servic
     _, decision = await refused(alice)
     await ask(alice, "summary")
     real = decision["decision_id"]
-    for unknown in (real[:-1] + ("0" if real[-1] != "0" else "1"), real[:20] + "0" * 23, "dec_", "x" * 99, "é"):
+    for unknown in (mistype(real), real[:20] + "0" * 23, "dec_", "x" * 99, "é"):
         problem = await service.nobody.problem(404, "not_found", "GET", f"/receipts/{unknown}")
         assert "There is no decision" in problem["detail"]
 

@@ -16,6 +16,7 @@ from apishield.services.key_drafts import KeyChanges, KeyDraft
 from apishield.services.tenants import TenantChanges
 from tests.support.checks import MINUTE_US, make_key, sliding
 from tests.support.clock import ManualClock
+from tests.support.mistakes import mistype
 from tests.support.node import OPERATOR, Node, Tenant, running_node
 
 
@@ -124,7 +125,7 @@ async def test_callers_without_a_key_are_counted_by_address_and_ipv6_by_64(tenan
 async def test_a_refusal_says_why_in_code_and_words(tenant: Tenant, clock: ManualClock) -> None:
     runtime = tenant.node.runtime
     key_id, secret = await make_key(tenant)
-    mistyped = secret[:-1] + ("a" if secret[-1] != "a" else "b")
+    mistyped = mistype(secret)
     stranger = await tenant.node.tenant("Other")
     _, foreign = await make_key(stranger)
     _, bound = await make_key(tenant, allowed_ips=("10.0.0.0/8",))
@@ -312,7 +313,7 @@ async def test_who_may_ask(tenant: Tenant, node: Node) -> None:
         (viewer_secret, 403, "forbidden"),
         (caller, 401, "token_invalid"),
         ("nonsense", 401, "token_invalid"),
-        (tenant.service_key[:-1] + "0", 401, "token_invalid"),
+        (mistype(tenant.service_key), 401, "token_invalid"),
     ]:
         response = await tenant.post("/v1/check", question, credential)
         assert (response.status_code, response.json()["code"]) == (status, code), credential
