@@ -153,6 +153,14 @@ def test_a_slot_that_nobody_releases_frees_itself_after_its_time_out(target: Tar
     assert target.decide([counter], [1], "four").admitted
 
 
+def test_a_slot_that_is_given_back_under_another_time_out_leaves_the_others_as_long_as_they_had(target: Target) -> None:
+    short, long = (target.counter("a", Concurrency(2, timeout_us)) for timeout_us in (SECOND_US, MINUTE_US))
+    assert target.decide([short], [1], "crashed").admitted
+    target.run(target.store.release([long], [1], "somebody else"))
+    target.clock.now_us += SECOND_US
+    assert remaining(target, [long]) == [2]
+
+
 def test_a_reset_gives_the_whole_limit_back(target: Target) -> None:
     counters = [target.counter(str(index), rule) for index, rule in enumerate(ALL)]
     target.decide(counters, [5] * 5)

@@ -43,11 +43,15 @@ for _ = 1, ask[2] do
   for p = first, last, STRIDE do
     local s, r = states[ask[p]], ask[p + 1]
     local step = ask[r + 1]
-    s.algorithm.adopt(s, now, ask[r + 2], ask[r + 3], ask[r + 4], ask[r + 5])
+    if step == RELEASE then -- whatever the numbers were when the slot was taken, those of today hold for the others
+      s.check_id = ask[r + 4]
+    else
+      s.algorithm.adopt(s, now, ask[r + 2], ask[r + 3], ask[r + 4], ask[r + 5])
+    end
     if s.unseeded and step <= FORCE then
       verdict = 2
     elseif verdict ~= 2 then
-      fits[p] = s.algorithm.fits(s, now, ask[p + 2]) or step >= FORCE
+      fits[p] = step == RELEASE or s.algorithm.fits(s, now, ask[p + 2]) or step >= FORCE
       if not fits[p] and step ~= SHADOW then verdict = 0 end
     end
   end
