@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import asdict
 
 from apishield.core.counter_keys import counter_key, limit_keys
 from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
@@ -223,5 +222,6 @@ def test_a_sliding_window_weighs_at_most_16_kib_and_little_where_the_limit_is_sm
 
 def _bytes(state: sliding_window.State) -> int:
     """What the state holds by itself; its rule is shared by all states of the limit."""
-    parts = [value for name, value in asdict(state).items() if name != "rule"]
+    names = vars(type(state)).get("__struct_fields__") or vars(type(state))["__mypyc_attrs__"]
+    parts = [getattr(state, name) for name in names if name != "rule"]
     return sys.getsizeof(state) + sum(sys.getsizeof(part) for part in parts if isinstance(part, int | array))

@@ -14,7 +14,8 @@ import msgspec
 from apishield.core.events import DecisionEvent, ResultEvent, SettlementEvent
 from apishield.core.model import SECOND_US, Concurrency, Counter
 from apishield.core.rate_limiter.concurrency import State as Slots
-from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
+from apishield.core.rate_limiter.states import State
+from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
 
 MOST_COUNTERS: Final = 200_000
 _FEWEST_SWEPT: Final = 4_096

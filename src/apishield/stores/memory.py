@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
-from apishield.core.rate_limiter.verdict import State, decide, decide_known, new_state
+from apishield.core.rate_limiter.states import NEVER_US, State
+from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
 from apishield.errors import QuotaUnknown, StoreFull
 from apishield.stores.decided import DecidedChecks
 from apishield.stores.records import Records
@@ -23,7 +24,6 @@ from apishield.stores.room import Room
 FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
 FORGET_WHEN_FULL = 4096
 _FINEST_BITS = 20  # expiries are filed together by the second or so (2²⁰ µs)
-NEVER_US = 1 << 62
 
 
 class MemoryStore:

@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-import msgspec
+from mypy_extensions import mypyc_attr
 
 from apishield.core.model import Outcome, Quota
+from apishield.core.rate_limiter import states
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -30,15 +31,17 @@ class Standing(NamedTuple):
     seen_us: int
 
 
-class State(msgspec.Struct, gc=False):
+@mypyc_attr(acyclic=True)
+class State(states.State):
     """Units ``used`` in the period from ``start_us`` to ``end_us``; ``seen_us`` is the last charge."""
 
-    rule: Quota
-    seen_us: int = 0
-    taken: int = 1 << 62  # more than any limit: its period may be over, and the next one unseeded
     start_us: int = 0
     end_us: int = 0
     used: int = 0
+
+    def __init__(self, rule: Quota) -> None:
+        self.rule, self.requests = rule, rule.requests
+        self.taken = states.NEVER_SURE  # its period may be over, and the next one unseeded
 
     def seed(self, start_us: int, end_us: int, used: int) -> None:
         """Begins the period from ``start_us`` to ``end_us`` with what the ledger knows; an earlier period is over then."""
@@ -48,7 +51,7 @@ class State(msgspec.Struct, gc=False):
         """Whether ``cost`` units more are within the quota. Raises ``Unseeded`` in a period of which it knows nothing."""
         if now_us >= self.end_us:
             raise Unseeded
-        return self.used + cost <= self.rule.requests or not cost
+        return self.used + cost <= self.requests or not cost
 
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Counts ``cost`` units, even past the quota, and says how the counter stands then."""
@@ -57,15 +60,15 @@ class State(msgspec.Struct, gc=False):
         if cost:
             self.used += cost
             self.seen_us = now_us
-        return outcome(self.rule, now_us, 0, True, self.used, self.end_us)
+        return outcome(self.requests, now_us, 0, True, self.used, self.end_us)
 
-    def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
+    def look(self, now_us: int, cost: int, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
-        return outcome(self.rule, now_us, cost, fits, self.used, self.end_us)
+        return outcome(self.requests, now_us, cost, fits, self.used, self.end_us)
 
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a refused check: the quota is used up then."""
-        self.charge(now_us, max(0, min(cost, self.rule.requests - self.used)))
+        self.charge(now_us, max(0, min(cost, self.requests - self.used)))
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Takes back ``cost`` units charged at ``charged_at_us``; nothing, once their period is over."""
@@ -74,18 +77,21 @@ class State(msgspec.Struct, gc=False):
 
     def adopt(self, rule: Quota, now_us: int) -> None:
         """Goes on under changed numbers; another time zone or kind of period counts from the next period on."""
-        self.rule = rule
+        self.rule, self.requests = rule, rule.requests
 
     def expires_at_us(self) -> int:
         """From when on this state says no more than none at all."""
         return self.end_us
 
 
-def outcome(rule: Quota, now_us: int, cost: int, fits: bool, used: int, end_us: int) -> Outcome:
+State = states.untracked(State)  # type: ignore[misc]
+
+
+def outcome(requests: int, now_us: int, cost: int, fits: bool, used: int, end_us: int) -> Outcome:
     """Says what ``used`` units in the period that ends at ``end_us`` mean for a check of ``cost``."""
     left_us = end_us - now_us
-    retry_after_us = 0 if fits else left_us if cost <= rule.requests else None
-    return Outcome(fits, rule.requests - used, retry_after_us, left_us)
+    retry_after_us = 0 if fits else left_us if cost <= requests else None
+    return Outcome(fits, requests - used, retry_after_us, left_us)
 
 
 def period_of(rule: Quota, now_us: int) -> tuple[int, int]:

@@ -14,17 +14,18 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 
-import msgspec
+from mypy_extensions import mypyc_attr
 
 from apishield.core.model import Outcome, SlidingWindow
+from apishield.core.rate_limiter import states
 
 SLOTS = 1000
 COMPACT_AFTER = 32  # entries that have left are dropped from the front so many at a time
 MAX_ENTRY_UNITS = (1 << 32) - 1  # only debts reach it; four times the largest limit refuses as well as more would
-NEVER_US = 1 << 62
 
 
-class State(msgspec.Struct, gc=False):
+@mypyc_attr(acyclic=True)
+class State(states.State):
     """Units charged in the last window, oldest first.
 
     The youngest entry lies in ``last_us`` and ``last_cost``, and grows until its slot ends at ``slot_end_us``; the older
@@ -32,10 +33,8 @@ class State(msgspec.Struct, gc=False):
     which none leaves. No clock goes before ``seen_us``: the last charge, or the instant at which an entry left that is gone.
     """
 
-    rule: SlidingWindow
-    seen_us: int = 0
-    taken: int = 0
-    leaves_us: int = NEVER_US
+    window_us: int = 0
+    leaves_us: int = states.NEVER_US
     last_us: int = 0
     last_cost: int = 0
     slot_end_us: int = 0
@@ -43,16 +42,19 @@ class State(msgspec.Struct, gc=False):
     times: array[int] | None = None
     costs: array[int] | None = None
 
+    def __init__(self, rule: SlidingWindow) -> None:
+        self.rule, self.requests, self.window_us = rule, rule.requests, rule.window_us
+
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more are within the limit."""
         if now_us >= self.leaves_us:
             self._forget(now_us)
-        return self.taken + cost <= self.rule.requests or not cost
+        return self.taken + cost <= self.requests or not cost
 
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
         if not cost:
-            return self.look(now_us, 0, fits=True)
+            return self.look(now_us, 0, True)
         if now_us >= self.leaves_us:
             self._forget(now_us)
         if now_us < self.slot_end_us:
@@ -61,25 +63,25 @@ class State(msgspec.Struct, gc=False):
             self._open_slot(now_us, cost)
         self.last_us = self.seen_us = now_us
         self.taken = taken = self.taken + cost
-        rule = self.rule
-        return Outcome(True, rule.requests - taken, 0, rule.window_us)
+        return Outcome(True, self.requests - taken, 0, self.window_us)
 
-    def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
+    def look(self, now_us: int, cost: int, fits: bool) -> Outcome:
         """How the counter stands for a check that is not charged."""
         if now_us >= self.leaves_us:
             self._forget(now_us)
-        return outcome(self.rule, now_us, fits, self.taken, self.last_us, 0 if fits else self._first_fit_us(cost))
+        first_fit_us = 0 if fits else self._first_fit_us(cost)
+        return outcome(self.requests, self.window_us, now_us, fits, self.taken, self.last_us, first_fit_us)
 
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a refused check in place of the oldest units, so that the window stays full for longer."""
-        self.charge(now_us, min(cost, self.rule.requests))
-        while self.taken > self.rule.requests:
-            self._shorten_oldest(self.taken - self.rule.requests)
+        self.charge(now_us, min(cost, self.requests))
+        while self.taken > self.requests:
+            self._shorten_oldest(self.taken - self.requests)
 
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Takes back ``cost`` units charged at ``charged_at_us``; nothing, once they have left."""
         self.fits(now_us, 0)
-        width_us = slot_us(self.rule)
+        width_us = slot_us(self.window_us)
         slot = charged_at_us // width_us
         times, costs = self.times, self.costs
         if self.last_us // width_us == slot:
@@ -103,13 +105,14 @@ class State(msgspec.Struct, gc=False):
     def adopt(self, rule: SlidingWindow, now_us: int) -> None:
         """Goes on under changed numbers: the entries stay, and those that now share a slot become one at its latest charge."""
         self.fits(now_us, 0)
-        resized, self.rule = rule.window_us != self.rule.window_us, rule
+        resized = rule.window_us != self.window_us
+        self.rule, self.requests, self.window_us = rule, rule.requests, rule.window_us
         if not resized or not self.taken:
             return
         entries = [*self._older(), (self.last_us, self.last_cost)]
         self.times = self.costs = None
         self.head = self.last_cost = self.slot_end_us = 0
-        self.leaves_us = NEVER_US
+        self.leaves_us = states.NEVER_US
         for at_us, cost in entries:
             if at_us < self.slot_end_us:
                 self.last_cost += cost
@@ -120,7 +123,7 @@ class State(msgspec.Struct, gc=False):
 
     def expires_at_us(self) -> int:
         """From when on this state says no more than none at all."""
-        return self.last_us + self.rule.window_us
+        return self.last_us + self.window_us
 
     def _open_slot(self, now_us: int, cost: int) -> None:
         """Begins a new youngest entry."""
@@ -134,20 +137,20 @@ class State(msgspec.Struct, gc=False):
             times.append(self.last_us)
             costs.append(last_cost)
         elif times is None:
-            self.leaves_us = now_us + self.rule.window_us
+            self.leaves_us = now_us + self.window_us
         self.last_us = now_us
         self.last_cost = cost
-        width_us = slot_us(self.rule)
+        width_us = slot_us(self.window_us)
         self.slot_end_us = now_us - now_us % width_us + width_us
 
     def _forget(self, now_us: int) -> None:
         """Lets go of the entries that are a window old."""
-        window_us = self.rule.window_us
+        window_us = self.window_us
         horizon_us = now_us - window_us
         if self.last_us <= horizon_us:
             self.times = self.costs = None
             self.head = self.taken = self.last_cost = 0
-            self.leaves_us = NEVER_US
+            self.leaves_us = states.NEVER_US
             self.seen_us = self.last_us + window_us
             return
         head, times, costs = self.head, self.times, self.costs
@@ -195,29 +198,33 @@ class State(msgspec.Struct, gc=False):
 
     def _first_fit_us(self, cost: int) -> int:
         """The instant at which the entry leaves that makes room for ``cost``; 0 where that never happens."""
-        rule = self.rule
-        if cost > rule.requests:
+        if cost > self.requests:
             return 0
-        need = self.taken + cost - rule.requests
+        need = self.taken + cost - self.requests
         times, costs = self.times, self.costs
         if times is not None and costs is not None:
             for index in range(self.head, len(times)):
                 need -= costs[index]
                 if need <= 0:
-                    return times[index] + rule.window_us
-        return self.last_us + rule.window_us
+                    return times[index] + self.window_us
+        return self.last_us + self.window_us
 
 
-def slot_us(rule: SlidingWindow) -> int:
-    """How wide the slots are whose charges are one entry."""
-    return -(-rule.window_us // SLOTS)
+State = states.untracked(State)  # type: ignore[misc]
 
 
-def outcome(rule: SlidingWindow, now_us: int, fits: bool, total: int, last_us: int, first_fit_us: int) -> Outcome:
+def slot_us(window_us: int) -> int:
+    """How wide the slots of a window are, whose charges are one entry."""
+    return -(-window_us // SLOTS)
+
+
+def outcome(
+    requests: int, window_us: int, now_us: int, fits: bool, total: int, last_us: int, first_fit_us: int
+) -> Outcome:
     """Says what ``total`` units in the last window mean.
 
     The youngest of them was charged at ``last_us``; a check that does not fit will at ``first_fit_us`` (0: never).
     """
     retry_after_us = 0 if fits else first_fit_us - now_us if first_fit_us else None
-    reset_us = last_us + rule.window_us - now_us if total else 0
-    return Outcome(fits, rule.requests - total, retry_after_us, reset_us)
+    reset_us = last_us + window_us - now_us if total else 0
+    return Outcome(fits, requests - total, retry_after_us, reset_us)

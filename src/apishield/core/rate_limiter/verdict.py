@@ -7,7 +7,6 @@ check charges nothing, save the violated limits that say ``charge_refused``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 from apishield.core.model import (
     Algorithm,
@@ -22,49 +21,7 @@ from apishield.core.model import (
     Verdict,
 )
 from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
-
-
-class State(Protocol):
-    """What one counter remembers.
-
-    ``rule`` is the algorithm it was last asked under. Time never goes behind ``seen_us``: callers pass a ``now_us`` of at
-    least that, and ``adopt`` another rule before they ask under it. At ``seen_us`` and later no more than ``taken`` of
-    ``rule.requests`` are in use: what they leave is sure to fit, so that most checks need not call ``fits``. More may fit; a
-    state that can't tell takes all there is.
-    """
-
-    rule: Any
-    seen_us: int
-    taken: int
-
-    def fits(self, now_us: int, cost: int) -> bool:
-        """Whether ``cost`` units more are within the limit; always where ``cost`` is 0."""
-        ...
-
-    def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
-        """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
-        ...
-
-    def look(self, now_us: int, cost: int, *, fits: bool) -> Outcome:
-        """How the counter stands for a check of ``cost`` that is not charged; ``fits`` is what ``fits`` said."""
-        ...
-
-    def penalize(self, now_us: int, cost: int) -> None:
-        """Counts a check that was refused, without ever going over the limit."""
-        ...
-
-    def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
-        """Takes back ``cost`` units charged at ``charged_at_us``, as far as they still count."""
-        ...
-
-    def adopt(self, rule: Any, now_us: int) -> None:
-        """Goes on under changed numbers of the same algorithm."""
-        ...
-
-    def expires_at_us(self) -> int:
-        """From when on this state says no more than none at all."""
-        ...
-
+from apishield.core.rate_limiter.states import State
 
 STATES: Mapping[type[Algorithm], type[State]] = {
     FixedWindow: fixed_window.State,
@@ -80,11 +37,11 @@ _SHADOW = Mode.SHADOW  # an enumeration's member is slow to look up
 
 def new_state(rule: Algorithm) -> State:
     """The state of a counter that nobody has asked yet."""
-    return STATES[type(rule)](rule)  # type: ignore[call-arg]  # a protocol has no constructor
+    return STATES[type(rule)](rule)
 
 
 def decide_known(
-    known: Mapping[str, State], counters: Sequence[Counter], costs: Sequence[int], now_us: int, check_id: str = ""
+    known: dict[str, State], counters: Sequence[Counter], costs: Sequence[int], now_us: int, check_id: str = ""
 ) -> Verdict | None:
     """Decides one check over the states that are ``known`` by key, in the common case; ``None`` where it is not.
 
@@ -98,21 +55,21 @@ def decide_known(
         rule, state = counter.limit.algorithm, known.get(counter.key)
         if state is None or state.rule is not rule or state.seen_us > now_us:
             return None
-        if state.taken + cost <= rule.requests or state.fits(now_us, cost):
+        if state.taken + cost <= state.requests or state.fits(now_us, cost):
             return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
         limit = counter.limit
         if limit.charge_refused or limit.mode is _SHADOW:
             return _decide_misfits(counters, (state,), costs, now_us, check_id)
-        return Verdict(False, now_us, [state.look(now_us, cost, fits=False)])
-    get, fits = known.get, True
+        return Verdict(False, now_us, [state.look(now_us, cost, False)])
+    fits = True
     states: list[State] = []
     at = 0
     for counter in counters:
-        rule, state, cost = counter.limit.algorithm, get(counter.key), costs[at]
+        rule, state, cost = counter.limit.algorithm, known.get(counter.key), costs[at]
         at += 1  # noqa: SIM113  as said above
         if state is None or state.rule is not rule or state.seen_us > now_us:
             return None
-        if state.taken + cost > rule.requests and not state.fits(now_us, cost):
+        if state.taken + cost > state.requests and not state.fits(now_us, cost):
             fits = False
         states.append(state)
     if not fits:
@@ -151,11 +108,11 @@ def _decide_misfits(
     ]
     if not violated:
         outcomes = [
-            state.charge(now_us, cost, check_id) if fits else state.look(now_us, cost, fits=False)
+            state.charge(now_us, cost, check_id) if fits else state.look(now_us, cost, False)
             for state, cost, fits in asked
         ]
         return Verdict(True, now_us, outcomes)
     for state, cost, charge_refused in violated:
         if charge_refused:
             state.penalize(now_us, cost)
-    return Verdict(False, now_us, [state.look(now_us, cost, fits=fits) for state, cost, fits in asked])
+    return Verdict(False, now_us, [state.look(now_us, cost, fits) for state, cost, fits in asked])

@@ -271,16 +271,18 @@ def verdicts(
             first += 4
             rule = counter.limit.algorithm
             if isinstance(rule, SlidingWindow):
-                outcome = sliding_window.outcome(rule, now_us, fits, x, y, z)
+                outcome = sliding_window.outcome(rule.requests, rule.window_us, now_us, fits, x, y, z)
             elif isinstance(rule, FixedWindow):
-                outcome = fixed_window.outcome(rule, now_us, cost, fits, x)
+                outcome = fixed_window.outcome(rule.requests, rule.window_us, now_us, cost, fits, x)
             elif isinstance(rule, TokenBucket):
-                outcome = token_bucket.outcome(rule, x * rule.window_us + y, cost, fits)
+                outcome = token_bucket.outcome(
+                    rule.requests, rule.window_us, rule.burst, x * rule.window_us + y, cost, fits
+                )
             elif isinstance(rule, Quota):
-                outcome = quota.outcome(rule, now_us, cost, fits, x, z)
+                outcome = quota.outcome(rule.requests, now_us, cost, fits, x, z)
                 if charges is not None and cost and (fits if admitted else counter.limit.charge_refused) and z > now_us:
                     charges.append(QuotaCharge(counter.key, y, x, now_us))
             else:
-                outcome = concurrency.outcome(rule, now_us, cost, fits, x, y, z)
+                outcome = concurrency.outcome(rule.requests, rule.timeout_us, now_us, cost, fits, x, y, z)
             outcomes.append(outcome)
         yield Verdict(admitted == 1, now_us, outcomes)

@@ -1,0 +1,99 @@
+"""What a counter remembers, seen from outside: the class that each algorithm's ``State`` is of.
+
+States are plain classes with annotated fields, so that they compile: ``scripts/wheel.sh`` makes a wheel in which this
+package and the memory store are machine code (mypyc), their fields lie in a row, and numbers are no objects. Interpreted, they
+become what is next best, structs of ``msgspec``. In neither form does the garbage collector walk them: a million of them would
+hold up a check for a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import FunctionType
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+from mypy_extensions import mypyc_attr
+
+from apishield.core.model import Outcome
+
+# More than any limit and later than any clock, and still no more than a machine's word holds once compiled.
+NEVER_US = 1 << 61
+NEVER_SURE = 1 << 61
+
+
+@mypyc_attr(acyclic=True)
+class State:
+    """What one counter remembers.
+
+    ``rule`` is the algorithm it was last asked under, ``requests`` its limit. Time never goes behind ``seen_us``: callers pass
+    a ``now_us`` of at least that, and ``adopt`` another rule before they ask under it. At ``seen_us`` and later no more than
+    ``taken`` of ``requests`` are in use: what they leave is sure to fit, so that most checks need not call ``fits``. More may
+    fit; a state that can't tell takes all there is.
+    """
+
+    rule: Any
+    requests: int = 0
+    seen_us: int = 0
+    taken: int = 0
+
+    def __init__(self, rule: Any) -> None:
+        self.rule = rule
+
+    def fits(self, now_us: int, cost: int) -> bool:
+        """Whether ``cost`` units more are within the limit; always where ``cost`` is 0."""
+        raise NotImplementedError
+
+    def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
+        """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
+        raise NotImplementedError
+
+    def look(self, now_us: int, cost: int, fits: bool) -> Outcome:
+        """How the counter stands for a check of ``cost`` that is not charged; ``fits`` is what ``fits`` said."""
+        raise NotImplementedError
+
+    def penalize(self, now_us: int, cost: int) -> None:
+        """Counts a check that was refused, without ever going over the limit."""
+        raise NotImplementedError
+
+    def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
+        """Takes back ``cost`` units charged at ``charged_at_us``, as far as they still count."""
+        raise NotImplementedError
+
+    def adopt(self, rule: Any, now_us: int) -> None:
+        """Goes on under changed numbers of the same algorithm."""
+        raise NotImplementedError
+
+    def expires_at_us(self) -> int:
+        """From when on this state says no more than none at all."""
+        raise NotImplementedError
+
+
+COMPILED: Final = hasattr(State, "__mypyc_attrs__")
+
+Class = TypeVar("Class", bound=type[State])
+
+
+def untracked(state: Class) -> Class:
+    """``state`` as a struct that the garbage collector leaves alone, unless it is compiled and so alone already."""
+    if COMPILED:
+        return state
+    fields: dict[str, Any] = {}
+    methods: dict[str, Any] = {}
+    for each in reversed(state.__mro__[:-1]):
+        fields |= dict.fromkeys(inspect.get_annotations(each), None)
+        for name, value in vars(each).items():
+            if name in fields:
+                fields[name] = value
+            elif isinstance(value, FunctionType) and name != "__init__":
+                methods[name] = value
+    begin: Any = state.__init__
+    methods["__post_init__"] = lambda self: begin(self, self.rule)
+    made: Any = msgspec.defstruct(
+        state.__name__,
+        [("rule", Any), *((name, Any, default) for name, default in fields.items() if name != "rule")],
+        module=state.__module__,
+        namespace=methods | {"__doc__": state.__doc__},
+        gc=False,
+    )
+    return cast(Class, made)
