@@ -37,9 +37,13 @@ format: dev ## Format and fix what can be fixed
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
+.PHONY: wheel
+wheel: ## Build the wheel into dist/, with the limiter compiled (needs a C compiler)
+	@scripts/wheel.sh >/dev/null && ls dist/*.whl
+
 .PHONY: bench
-bench: ## Measure the limiter and the service beside their peers
-	@scripts/environment.sh bench && exec .venv-bench/bin/python -m benchmarks
+bench: ## Measure the limiter, compiled where there is a C compiler, and the service beside their peers
+	@scripts/environment.sh bench && PYTHONPATH=$$(scripts/wheel.sh) exec .venv-bench/bin/python -m benchmarks
 
 .PHONY: docs
 docs: dev ## Write what is generated: settings, .env.example, metrics, dashboards

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 
+from apishield.core.rate_limiter.states import COMPILED
 from benchmarks import peers
 from benchmarks.rounds import nanoseconds_a_call
 from benchmarks.rules import FIVE, KINDS, ONE, USED_UP, Kind, Rule, subjects_in_random_order
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  {rows[-1][0]}", file=sys.stderr)
     used = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     print_table(
-        f"On memory, {options.subjects:,} subjects, median of {options.rounds} rounds ({used}).\n"
+        f"On memory, {options.subjects:,} subjects, median of {options.rounds} rounds "
+        f"({used}; ours is {'compiled' if COMPILED else 'interpreted'}).\n"
         "µs of processor time a check; * may admit more than the limit.",
         ["", *HEADINGS, "limiter ÷ ours", "barest ÷ ours"],
         rows,

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-BASE = {"anyio", "apishield", "h11", "httpcore2", "httpx2", "idna", "msgspec", "truststore", "typing-extensions"}
+BASE = {
+    *("anyio", "apishield", "h11", "httpcore2", "httpx2", "idna", "msgspec", "mypy-extensions"),
+    *("truststore", "typing-extensions"),
+}
 SERVER = {
     "aiosqlite", "alembic", "cryptography", "django", "fastapi", "flask", "prometheus_client", "psycopg", "pydantic",
     "redis", "rich", "sqlalchemy", "starlette", "structlog", "typer", "uvicorn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from array import array
 from collections.abc import Sequence
@@ -11,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apishield.core.counter_keys import counter_key, limit_keys
-from apishield.core.model import Algorithm, Counter, FixedWindow, Limit, Quota, SlidingWindow, TokenBucket, Verdict
+from apishield.core.model import (
+    Algorithm,
+    Concurrency,
+    Counter,
+    FixedWindow,
+    Limit,
+    Quota,
+    SlidingWindow,
+    TokenBucket,
+    Verdict,
+)
 from apishield.core.rate_limiter import sliding_window
+from apishield.core.rate_limiter.verdict import new_state
 from apishield.errors import StoreFull, StoreUnavailable
 from apishield.stores.memory import FORGET_AT_ONCE, MemoryStore
 from tests.support.clock import SECOND_US, START_US, ManualClock
@@ -204,6 +216,15 @@ async def test_a_quota_of_unknown_use_does_not_count_from_zero(clock: ManualCloc
         await pending
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [FixedWindow(1, 1), SlidingWindow(1, 1), TokenBucket(1, 1, 1), Concurrency(1, 1), Quota(1)],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_no_collector_walks_what_a_counter_remembers(rule: Algorithm) -> None:
+    assert not gc.is_tracked(new_state(rule))  # a million of them would hold a check up
+
+
 @given(
     requests=st.sampled_from([1, 10, 100, 1000, 10_000, 1_000_000_000]),
     pauses_us=st.lists(st.sampled_from([1, 999_999, 1_000_000, 1_000_001, 60_000_000]), min_size=1, max_size=20),
@@ -221,7 +242,7 @@ def test_a_sliding_window_weighs_at_most_16_kib_and_little_where_the_limit_is_sm
 
 
 def _bytes(state: sliding_window.State) -> int:
-    """What the state holds by itself; its rule is shared by all states of the limit."""
+    """What the state holds by itself; its rule and the rule's numbers are shared by all states of the limit."""
     names = vars(type(state)).get("__struct_fields__") or vars(type(state))["__mypyc_attrs__"]
-    parts = [getattr(state, name) for name in names if name != "rule"]
+    parts = [getattr(state, name) for name in names if name not in {"rule", "requests", "window_us"}]
     return sys.getsizeof(state) + sum(sys.getsizeof(part) for part in parts if isinstance(part, int | array))
