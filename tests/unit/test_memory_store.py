@@ -243,6 +243,6 @@ def test_a_sliding_window_weighs_at_most_16_kib_and_little_where_the_limit_is_sm
 
 def _bytes(state: sliding_window.State) -> int:
     """What the state holds by itself; its rule and the rule's numbers are shared by all states of the limit."""
-    names = vars(type(state)).get("__struct_fields__") or vars(type(state))["__mypyc_attrs__"]
-    parts = [getattr(state, name) for name in names if name not in {"rule", "requests", "window_us"}]
+    own = [name for name in dir(state) if not name.startswith("_") and name not in {"rule", "requests", "window_us"}]
+    parts = [getattr(state, name) for name in own]
     return sys.getsizeof(state) + sum(sys.getsizeof(part) for part in parts if isinstance(part, int | array))
