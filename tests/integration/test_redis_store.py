@@ -26,6 +26,7 @@ from apishield.core.ports import CounterStore
 from apishield.errors import ConfigurationError, StoreUnavailable
 from apishield.stores.redis import RedisStore
 from apishield.stores.redis.connection import parse_address
+from apishield.stores.redis.link import Call
 from tests.conformance.targets import redis_target
 from tests.support.services import RedisServer
 
@@ -160,7 +161,7 @@ async def test_the_checks_of_a_turn_are_decided_in_order_and_see_each_others_cha
     assert [verdict.outcomes[0].remaining for verdict in verdicts[:150]] == list(range(149, -1, -1))
 
 
-async def test_the_checks_of_a_turn_go_out_as_one_call_of_up_to_64_for_each_tenant(
+async def test_the_checks_of_a_turn_go_out_as_one_call_of_up_to_32_for_each_tenant(
     store: RedisStore, client: redis_py.Redis
 ) -> None:
     await decide(store, counter(ALL[0]))
@@ -169,7 +170,36 @@ async def test_the_checks_of_a_turn_go_out_as_one_call_of_up_to_64_for_each_tena
         *(decide(store, counter(ALL[0], f"a{number}")) for number in range(100)),
         *(decide(store, counter(ALL[0], f"b{number}", "ten_2")) for number in range(10)),
     )
-    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 5
+
+
+async def test_redis_gets_the_first_checks_of_a_full_turn_before_the_last_are_written(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = 0
+    sent: list[tuple[int, str]] = []
+    send = store.servers.send
+
+    def note(key: str, packed: bytes, call: Call) -> None:
+        sent.append((turn, key))
+        send(key, packed, call)
+
+    await decide(store, counter(ALL[0]))
+    monkeypatch.setattr(store.servers, "send", note)
+    crowd = [counter(ALL[0], f"a{number}") for number in range(100)]
+    few = [counter(ALL[0], "b", f"few_{number}") for number in range(10)]
+    asked = [store.decide([each], [1]) for each in crowd + few]
+    while len(sent) < 4 + len(few):
+        turn += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*(each for each in asked if not isinstance(each, Verdict)))
+    turns = [[key for at, key in sent if at == each] for each in sorted({at for at, _ in sent})]
+    assert turns == [
+        [crowd[0].key],
+        [crowd[32].key],
+        [crowd[64].key],
+        [crowd[96].key, *(each.key for each in few)],
+    ]
 
 
 async def test_a_quota_is_seeded_once_and_by_whoever_comes_first(store: RedisStore, redis_url: str) -> None:

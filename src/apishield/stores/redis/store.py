@@ -4,8 +4,9 @@ Owns: batching, the time-out, what a server's error means, seeding quotas.
 Does not own: how limits decide (``lua/``), connections (``link``, ``servers``), what to do without Redis (``stores.failover``).
 
 The checks that come in during one turn of the event loop go out together when it ends: those of one tenant as one call of
-up to 64 verdicts, the calls of the turn in one write. A call that timed out may have run; its charges stand, and it
-is never sent again.
+up to 32 verdicts, the calls of the turn in one write. Of more, the first 32 go at once and the others in the turns that follow,
+so that Redis works on the first while we write the next. A call that timed out may have run; its charges stand, and it is
+never sent again.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from apishield.stores.redis.runs import NO_EVICTION, reach_back
 from apishield.stores.redis.script import command
 from apishield.stores.redis.servers import Servers, servers_of
 
-VERDICTS_A_CALL = 64
+VERDICTS_A_CALL = 32
 COUNTERS_A_CALL = 256  # keeps a call within about a millisecond of Redis
-CALLS_UNDER_WAY = 16  # about 10 ms of Redis' work
+CALLS_UNDER_WAY = 32  # about 10 ms of Redis' work
 MAX_RESENT = 3
 _ONE_TURN_SECONDS = 0.001
 STUCK_AFTER_SECONDS = 1.0
@@ -249,22 +250,24 @@ class RedisStore:
 class Lane:
     """The calls to one server: while one of several is silent, those to the others go on."""
 
-    __slots__ = ("_store", "_under_way", "_waiting")
+    __slots__ = ("_goes_on", "_store", "_under_way", "_waiting")
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
         self._waiting: deque[tuple[list[Ask], int]] = deque()
         self._under_way = 0
+        self._goes_on = False  # in the next turn
 
     def send(self, chunks: Iterable[list[Ask]], now_us: int) -> None:
         """Sends calls for as long as few are under way: what waits behind our own calls is not waiting for Redis."""
         self._waiting.extend((chunk, now_us) for chunk in chunks)
-        self._go_on()
+        if not self._goes_on:
+            self._go_on()
 
     def over(self) -> None:
         """A call is over; the next may go."""
         self._under_way -= 1
-        if self._waiting:
+        if self._waiting and not self._goes_on:
             self._go_on()
 
     def fail_waiting(self, error: StoreUnavailable) -> None:
@@ -275,9 +278,16 @@ class Lane:
                 ask.verdict.fail(error)
 
     def _go_on(self) -> None:
+        self._goes_on = False
+        verdicts = 0
         while self._waiting and self._under_way < CALLS_UNDER_WAY:
+            if verdicts >= VERDICTS_A_CALL:
+                self._goes_on = True
+                asyncio.get_running_loop().call_soon(self._go_on)
+                return
             chunk, now_us = self._waiting.popleft()
             self._under_way += 1
+            verdicts += len(chunk)
             _Batch(self._store, self, chunk, now_us).send()
 
 
