@@ -19,7 +19,7 @@ from apishield.core.rate_limiter.quota import period_of
 from apishield.services.quota_use import ledger_use, quotas_of
 from apishield.services.reconcile import LOOKS, QuotaDrift, Reconciler
 from apishield.services.rollup_checks import rollup_drift
-from apishield.stores.sql.ledger.tables import rollup_hour
+from apishield.stores.sql.ledger.tables import rollup_hour, rollup_week
 from tests.support.checks import make_key
 from tests.support.clock import ManualClock
 from tests.support.node import Node, Tenant, running_node
@@ -280,3 +280,8 @@ async def test_rollups_agree_with_one_another_until_somebody_changes_one(node: N
         ("hour tenant", "day tenant", "cost"),
     }
     assert {drift.measure for drift in found} == {"cost"}
+    async with database.transaction() as tx:
+        await tx.connection.execute(update(rollup_hour).values(cost=rollup_hour.c.cost - 1))
+        await tx.connection.execute(update(rollup_week).values(requests=rollup_week.c.requests + 1))
+    found = await rollup_drift(database, node.runtime.clock, days=1)
+    assert [(drift.one, drift.other, drift.measure) for drift in found] == [("day key", "week key", "requests")]

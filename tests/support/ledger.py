@@ -97,6 +97,7 @@ async def same_everywhere(database: Database, tenant_id: str = TENANT) -> dict[s
     for dims in DIMS:
         for step in STEPS:
             assert await sums(database, dims, step, tenant_id) == totals, (dims, step)
+    assert await sums(database, "key", "week", tenant_id) == totals, "weeks"
     return totals
 
 

@@ -9,6 +9,7 @@ SECOND_US: Final = 1_000_000
 MINUTE_S: Final = 60
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
+WEEK_S: Final = 7 * DAY_S
 
 
 class Step(StrEnum):

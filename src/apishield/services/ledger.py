@@ -36,7 +36,14 @@ from apishield.stores.sql.ledger.positions import Claim, Fenced, Positions
 from apishield.stores.sql.ledger.rows import RollupRows
 from apishield.stores.sql.ledger.statements import Row, run_many
 from apishield.stores.sql.ledger.sums import add_levels, add_rows
-from apishield.stores.sql.ledger.tables import address_hour, rollup_day, rollup_hour, rollup_minute, rollup_units
+from apishield.stores.sql.ledger.tables import (
+    address_hour,
+    rollup_day,
+    rollup_hour,
+    rollup_minute,
+    rollup_units,
+    rollup_week,
+)
 from apishield.stores.sql.ledger.taken import Contended, TakenBits, forget_results
 
 __all__ = ["Applied", "Claim", "Fenced", "LedgerService", "LedgerStats"]
@@ -245,6 +252,7 @@ class LedgerService:
             await self._put_aside(connection, batch)
         await add_rows(connection, address_hour, rows.addresses)
         await add_rows(connection, rollup_units, rows.rollups.units)
+        await add_rows(connection, rollup_week, rows.rollups.weeks)
         for levels in (rows.rollups.cold, rows.rollups.hot):
             await add_levels(connection, [(table, step.seconds, levels[step]) for step, table in _TABLES.items()])
 

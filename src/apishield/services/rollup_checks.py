@@ -1,4 +1,4 @@
-"""Holds the rollups against one another: minutes, hours and days, and the grouping sets, must come to the same sums.
+"""Holds the rollups against one another: minutes, hours, days and weeks, and the grouping sets, must come to the same sums.
 
 They are written in one transaction, so at any moment they are equal over the time of which all are kept; a difference is a
 fault of ours, or somebody has written to the tables.
@@ -12,7 +12,7 @@ import msgspec
 
 from apishield.analytics.periods import Horizon
 from apishield.analytics.rollup import Dims
-from apishield.analytics.steps import DAY_S, SECOND_US, Step, ceil
+from apishield.analytics.steps import DAY_S, SECOND_US, WEEK_S, Step, ceil
 from apishield.core.ports import Clock
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.repositories.ledger_sums import MEASURES, LedgerSumsRepository, SetSums
@@ -44,9 +44,13 @@ async def rollup_drift(database: Database, clock: Clock, *, days: int | None = N
         hour_beside = _by_place(await sums.by_set(Step.HOUR, minutes_s))
         hour = hour_beside if hours_s == minutes_s else _by_place(await sums.by_set(Step.HOUR, hours_s))
         day = _by_place(await sums.by_set(Step.DAY, hours_s))
+        weeks_s = since_s - since_s % WEEK_S
+        days_beside = _by_place(await sums.by_set(Step.DAY, weeks_s))
+        week = _by_place(await sums.by_set_in_weeks(weeks_s))
     return [
         *_levels(Step.MINUTE, minute, Step.HOUR, hour_beside),
         *_levels(Step.HOUR, hour, Step.DAY, day),
+        *_levels(Step.DAY, {place: sums for place, sums in days_beside.items() if place[2] == Dims.KEY}, "week", week),
         *_sets(day),
     ]
 
@@ -56,9 +60,9 @@ def _by_place(found: Sequence[SetSums]) -> dict[_Place, tuple[int, ...]]:
 
 
 def _levels(
-    finer: Step, fine: Mapping[_Place, tuple[int, ...]], coarser: Step, coarse: Mapping[_Place, tuple[int, ...]]
+    finer: str, fine: Mapping[_Place, tuple[int, ...]], coarser: str, coarse: Mapping[_Place, tuple[int, ...]]
 ) -> list[RollupDrift]:
-    """Where the sums of two steps differ."""
+    """Where the sums of two lengths of time differ."""
     nothing = (0,) * len(MEASURES)
     return [
         RollupDrift(place[0], place[1], measure, f"{finer} {place[2]}", one, f"{coarser} {place[2]}", other)

@@ -1,4 +1,4 @@
-"""Sums of the most detailed series become rows of the three rollups, in all grouping sets.
+"""Sums of the most detailed series become rows of the three rollups, in all grouping sets, and of the weeks of keys.
 
 Everything here goes by numbers of series, not by names: an event costs little more in five sets and three lengths of time than
 in one. Hours are summed from minutes and days from hours, row by row, histograms side by side.
@@ -13,7 +13,7 @@ from typing import Final
 
 from apishield.analytics.histogram import Histogram
 from apishield.analytics.rollup import Measures
-from apishield.analytics.steps import Step
+from apishield.analytics.steps import WEEK_S, Step
 from apishield.stores.sql.ledger.statements import Row
 
 Place = tuple[int, int]
@@ -26,6 +26,7 @@ Cell = tuple[Places, int, Measures]
 _MEASURES: Final = slice(3, -1)  # of a row: set, bucket, series, the sums, latency
 _MOST: Final = 1 << 50
 """What a row of a minute may add of anything: a day of such minutes still fits into 64 bits."""
+_MOST_OF_A_WEEK: Final = 1 << 61
 _RowPlace = tuple[int, int, int]  # set, bucket, series
 _Sums = tuple[int, int, int, int, int, int, int, int, int, int, Histogram | None]  # in the order of the columns
 _Groups = defaultdict[_RowPlace, list[_Sums]]
@@ -38,18 +39,20 @@ class RollupRows:
     A row of hours or days may name a minute within: the statement that writes it goes back to the bucket's start.
 
     ``cold`` are rows of series that few workers share, ``hot`` those that all add to: they are written last, so that others
-    wait least.
+    wait least. ``weeks`` are those of keys, without latency.
     """
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         cold, hot, countries, tenants = (_Groups(list) for _ in range(4))
         by_tenants: dict[_RowPlace, Place] = {}
         units: _Units = {}
+        sets_by_key: set[int] = set()
         for places, bucket_s, measures in cells:
             full, by_key, by_endpoint, by_country, by_tenant = places
             sums = _sums_of(measures)
             cold[full[0], bucket_s, full[1]].append(sums)
             cold[by_key[0], bucket_s, by_key[1]].append(sums)
+            sets_by_key.add(by_key[0])
             hot[by_endpoint[0], bucket_s, by_endpoint[1]].append(sums)
             place = (by_country[0], bucket_s, by_country[1])
             countries[place].append(sums)
@@ -65,6 +68,7 @@ class RollupRows:
         hot |= tenants
         self.cold = _levels(cold)
         self.hot = _levels(hot)
+        self.weeks = _weeks([row for row in self.cold[Step.DAY] if row[0] in sets_by_key])
         self.units = _unit_rows(units)
 
 
@@ -108,6 +112,20 @@ def _levels(groups: _Groups) -> dict[Step, list[Row]]:
     minutes = [_row(place, _total(groups[place])) for place in sorted(groups)]
     hours = _summed(minutes, Step.HOUR)
     return {Step.MINUTE: minutes, Step.HOUR: hours, Step.DAY: _summed(hours, Step.DAY)}
+
+
+def _weeks(days: Iterable[Row]) -> list[Row]:
+    """Rows of weeks, each at the start of its own."""
+    sums: dict[_RowPlace, Row] = {}
+    for set_id, bucket_s, series_id, *numbers, _ in days:
+        place = (set_id, bucket_s - bucket_s % WEEK_S, series_id)
+        before = sums.get(place)
+        sums[place] = (
+            (*place, *numbers)
+            if before is None
+            else (*place, *(min(one + more, _MOST_OF_A_WEEK) for one, more in zip(before[3:], numbers, strict=True)))
+        )
+    return [sums[place] for place in sorted(sums)]
 
 
 def _row(place: _RowPlace, sums: _Sums) -> Row:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import Step
 from apishield.stores.sql.dialects import added_up
-from apishield.stores.sql.ledger.tables import rollup_day, rollup_hour, rollup_minute, series, series_sets
+from apishield.stores.sql.ledger.tables import rollup_day, rollup_hour, rollup_minute, rollup_week, series, series_sets
 
 ROLLUPS: Final = {Step.MINUTE: rollup_minute, Step.HOUR: rollup_hour, Step.DAY: rollup_day}
 
@@ -53,7 +53,13 @@ class LedgerSumsRepository:
 
     async def by_set(self, step: Step, from_s: int) -> Sequence[SetSums]:
         """The sums of every grouping set over the buckets of ``step`` that begin at ``from_s`` or later."""
-        rollup = ROLLUPS[step]
+        return await self._by_set(ROLLUPS[step], from_s)
+
+    async def by_set_in_weeks(self, from_s: int) -> Sequence[SetSums]:
+        """As ``by_set``, over weeks, which only the sets by key have."""
+        return await self._by_set(rollup_week, from_s)
+
+    async def _by_set(self, rollup: Table, from_s: int) -> Sequence[SetSums]:
         sums = (
             select(rollup.c.set_id, *(added_up(rollup.c[name]).label(name) for name in MEASURES))
             .where(rollup.c.bucket >= from_s)
