@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Subquery,
+    Table,
     case,
     func,
     literal,
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.periods import Segment, runs
 from apishield.analytics.rollup import Dims
-from apishield.analytics.steps import Step
+from apishield.analytics.steps import WEEK_S, Step
 from apishield.core.records import Environment
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection
 from apishield.stores.sql.dialects import added_up, among
@@ -32,6 +33,7 @@ from apishield.stores.sql.ledger.tables import (
     rollup_hour,
     rollup_minute,
     rollup_units,
+    rollup_week,
     series,
     series_sets,
 )
@@ -65,8 +67,11 @@ class Sources:
         if self._set_ids is None:
             columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id]
             if self._is_postgresql:
-                # A plan for any period and any number of series suits few: each is planned for its own. Ends with the view.
+                # Both end with the view. A plan for any period and any number of series suits few: each is planned for its own.
                 columns.append(func.set_config("plan_cache_mode", "force_custom_plan", true()))
+                # Sums over several tables are thousands of rows where the planner takes them for 200, and would seek the
+                # series of each; all series that it can be were found by an index anyway.
+                columns.append(func.set_config("enable_nestloop", "off", true()))
             statement = select(*columns).where(
                 series_sets.c.tenant_id == self._tenant_id, series_sets.c.environment == self._environment.value
             )
@@ -85,15 +90,19 @@ class Sources:
             return None
         set_id, sought, known = found
         parts = []
+        if not (whole or "place" in by):
+            for table, seconds, segments in _summable(plan):
+                columns = table.c
+                where = [columns.set_id == set_id, *self._within(columns, seconds, segments, sought)]
+                parts.append(select(columns.series_id, *(columns[name] for name in measures)).where(*where))
+            rows = _together(parts, "b")
+            sums = [added_up(rows.c[name]).label(name) for name in measures]
+            return select(rows.c.series_id, *sums).group_by(rows.c.series_id).subquery("r"), known
         for step, segments in _by_step(plan):
             columns = TABLES[step].c
-            where = [columns.set_id == set_id, *self._within(columns, step, segments, sought)]
-            if whole or "place" in by:
-                place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
-                parts.append(select(columns.series_id, *place, *(columns[name] for name in measures)).where(*where))
-            else:
-                sums = [added_up(columns[name]).label(name) for name in measures]
-                parts.append(select(columns.series_id, *sums).where(*where).group_by(columns.series_id))
+            where = [columns.set_id == set_id, *self._within(columns, step.seconds, segments, sought)]
+            place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
+            parts.append(select(columns.series_id, *place, *(columns[name] for name in measures)).where(*where))
         return _together(parts), known
 
     async def units(self, plan: Plan, by: Sequence[Column], groups: Groups | None) -> Source | None:
@@ -106,7 +115,7 @@ class Sources:
         parts = []
         for step, segments in _by_step(plan):
             where = [columns.step == step.value, columns.set_id == set_id]
-            where += self._within(columns, step, segments, sought)
+            where += self._within(columns, step.seconds, segments, sought)
             place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
             parts.append(select(columns.series_id, *place, columns.unit, columns.cost).where(*where))
         return _together(parts), known
@@ -133,10 +142,10 @@ class Sources:
         return set_id, sought, known if sought is None else [among(self._connection, series.c.id, sought)]
 
     def _within(
-        self, columns: Any, step: Step, segments: Sequence[Segment], sought: list[int] | None
+        self, columns: Any, seconds: int, segments: Sequence[Segment], sought: list[int] | None
     ) -> list[ColumnElement[bool]]:
-        """Only the buckets of ``segments``, all of one step, and only rows of the series that are sought."""
-        buckets = [bucket_s for part in segments for bucket_s in range(part.start_s, part.end_s, step.seconds)]
+        """Only the buckets of ``segments``, all as long as that, and only rows of the series that are sought."""
+        buckets = [bucket_s for part in segments for bucket_s in range(part.start_s, part.end_s, seconds)]
         if sought is not None and len(sought) * len(buckets) <= _MOST_SEEKS:
             return [among(self._connection, columns.bucket, buckets), self._of_ids(columns.series_id, sought)]
         where = [among(self._connection, columns.bucket, buckets)]
@@ -174,8 +183,30 @@ def _by_step(plan: Plan) -> list[tuple[Step, list[Segment]]]:
     return [(step, found) for step in Step if (found := [part for part in plan.segments if part.step is step])]
 
 
-def _together(parts: Sequence[Select[Any]]) -> Subquery:
-    return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("r")
+def _summable(plan: Plan) -> list[tuple[Table, int, list[Segment]]]:
+    """The segments of each table, and how long its buckets are, for sums that tell no time apart: weeks where they are kept."""
+    found = [(TABLES[step], step.seconds, segments) for step, segments in _by_step(plan)]
+    if plan.dims is not Dims.KEY:
+        return found
+    days = [part for part in plan.segments if part.step is Step.DAY]
+    within = [(part.start_s + -part.start_s % WEEK_S, part.end_s - part.end_s % WEEK_S, part) for part in days]
+    weeks = [Segment(Step.DAY, first_s, last_s) for first_s, last_s, _ in within if first_s < last_s]
+    if not weeks:
+        return found
+    around = [
+        Segment(Step.DAY, start_s, end_s)
+        for first_s, last_s, part in within
+        for start_s, end_s in (
+            ((part.start_s, first_s), (last_s, part.end_s)) if first_s < last_s else ((part.start_s, part.end_s),)
+        )
+        if start_s < end_s
+    ]
+    shorter = [each for each in found if each[0] is not rollup_day]
+    return [*shorter, *([(rollup_day, Step.DAY.seconds, around)] if around else []), (rollup_week, WEEK_S, weeks)]
+
+
+def _together(parts: Sequence[Select[Any]], name: str = "r") -> Subquery:
+    return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery(name)
 
 
 def _place(bucket: ColumnElement[int], step: Step, starts_s: Sequence[int]) -> ColumnElement[int]:
