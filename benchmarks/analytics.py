@@ -28,16 +28,26 @@ from sqlalchemy import Table, text
 from apishield.analytics.histogram import Histogram
 from apishield.analytics.periods import MINUTE_DAYS
 from apishield.analytics.rollup import Dims
-from apishield.analytics.steps import DAY_S, HOUR_S, MINUTE_S, SECOND_US, Step
+from apishield.analytics.steps import DAY_S, HOUR_S, MINUTE_S, SECOND_US, WEEK_S, Step
 from apishield.core.records import Environment
 from apishield.services.analytics.questions import Filters, Question, ask
 from apishield.services.analytics.service import AnalyticsService
 from apishield.stores.sql.database import Database
-from apishield.stores.sql.ledger.tables import rollup_day, rollup_hour, rollup_minute, series, series_sets
+from apishield.stores.sql.ledger.tables import (
+    MEASURES,
+    rollup_day,
+    rollup_hour,
+    rollup_minute,
+    rollup_week,
+    series,
+    series_sets,
+)
 from benchmarks.processes import cpu_seconds
 from benchmarks.table import print_table
 
-NOW_S = 1_795_000_000 // DAY_S * DAY_S + 14 * HOUR_S + 30 * MINUTE_S
+NOW_S = 1_795_000_000 // DAY_S * DAY_S + 3 * DAY_S + 14 * HOUR_S + 30 * MINUTE_S
+"""So that the period holds three whole weeks, the fewest that 30 days can, and nine days around them."""
+
 NOW_US = NOW_S * SECOND_US
 DAYS = 30
 KOLKATAS_MIDNIGHT_S = 18 * HOUR_S + 30 * MINUTE_S
@@ -201,6 +211,7 @@ class Filling:
             (rollup_minute, Step.MINUTE, sorted({*edge_hour, *around})),
         ):
             written += await self._write(table, self._rows(step, starts, found))
+        written += await self._sum_weeks(sets[Dims.KEY])
         async with self._database.engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             await connection.execute(text("ANALYZE" if self._database.is_sqlite else "VACUUM ANALYZE"))
@@ -241,6 +252,16 @@ class Filling:
                         requests if ok else 0, 0, requests if ok else 0, 0, 0 if ok else requests, 0,
                         requests * 20_000 if ok else 0, latencies[requests % 64] if ok else None,
                     )  # fmt: skip
+
+    async def _sum_weeks(self, set_id: int) -> int:
+        """The weeks of keys, from their days."""
+        sums = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in MEASURES)
+        statement = (
+            f"INSERT INTO {rollup_week.name} SELECT set_id, bucket - bucket % {WEEK_S}, series_id, {sums} "  # noqa: S608
+            f"FROM {rollup_day.name} WHERE set_id = {set_id} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        )
+        async with self._database.transaction() as tx:
+            return (await tx.connection.execute(text(statement))).rowcount
 
     async def _write(self, table: Table, rows: Iterable[Row]) -> int:
         written, batch = 0, list[Row]()
