@@ -257,7 +257,7 @@ class Filling:
         """The weeks of keys, from their days."""
         sums = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in MEASURES)
         statement = (
-            f"INSERT INTO {rollup_week.name} SELECT set_id, bucket - bucket % {WEEK_S}, series_id, {sums} "  # noqa: S608
+            f"INSERT INTO {rollup_week.name} SELECT set_id, bucket - bucket % {WEEK_S}, series_id, {sums} "
             f"FROM {rollup_day.name} WHERE set_id = {set_id} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
         )
         async with self._database.transaction() as tx:
