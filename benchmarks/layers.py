@@ -79,7 +79,9 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     view = runtime.snapshot.tenant(node.tenant_id)
     assert view is not None
     request = msgspec.json.decode(body, type=CheckRequest)
-    entry, _ = screening.identify(view, secret)
+    identified = screening.identify(view, secret, system_clock())
+    assert identified is not None
+    entry = identified[0]
     assert entry is not None
     found = engine.check(view, request)
     decision = found if isinstance(found, Decision) else await found
@@ -94,7 +96,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         return decode(decoder, body)
 
     def steps() -> object:
-        return screening.refusal(Asked(view, request, entry), verdict.now_us, None)
+        return screening.screen_known(view, request, identified, verdict.now_us)
 
     told = Asked(view, request, entry, method=request.method, path=request.path)
 
@@ -113,7 +115,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
 
     return {
         "parse: headers, who asks, JSON": parse,
-        "key: hash, look-up": lambda: screening.identify(view, secret),
+        "key: hash, look-up": lambda: screening.identify(view, secret, verdict.now_us),
         "steps: address, path, blocks, scopes, policies": steps,
         "limits: the store's verdict": lambda: runtime.store.decide(entry.limits.counters, entry.limits.unit_costs),
         "render: states, headers": lambda: render(meters, verdict),

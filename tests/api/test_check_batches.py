@@ -6,12 +6,15 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from apishield.api.dataplane import batches
 from apishield.core.model import SECOND_US, Limit, SlidingWindow
 from apishield.core.policies import CompiledPolicy, PolicyPlan
 from apishield.core.records import Match, Policy
+from apishield.services.key_entries import KeyEntry
+from tests.support.checks import make_key
 from tests.support.clock import ManualClock
 from tests.support.node import Tenant, running_node
 
@@ -50,7 +53,7 @@ async def test_a_batch_is_decided_by_a_bounded_number_of_limits_and_refuses_the_
         response = await tenant.post("/v1/check/batch", {"checks": [{}] * 400})
         results = json.loads(response.content)["results"]
     assert len(results) == 400
-    assert sum(len(result["limits"]) + result["limits_omitted"] for result in results) < batches.MAX_LIMITS_A_BATCH * 2
+    assert sum(len(result["limits"]) + result["limits_omitted"] for result in results) == batches.MAX_LIMITS_A_BATCH
     assert results[0]["code"] == "ok"
     assert results[-1]["code"] == "bad_request"
     assert "20,000 limits" in results[-1]["message"]
@@ -84,3 +87,28 @@ async def test_others_have_their_turn_while_a_batch_is_decided(
         await tenant.post("/v1/check/batch", {"checks": [{}] * 1000})
         other.cancel()
     assert turns > 900
+
+
+async def test_a_key_that_is_revoked_while_a_batch_is_decided_is_refused_from_the_next_turn_on(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_TURN_SECONDS", 0)
+    async with running_node(tmp_path, clock) as node:
+        tenant = await node.tenant()
+        key_id, secret = await make_key(tenant)
+        await tenant.check(api_key=secret)
+        view = node.runtime.snapshot.tenant(tenant.id)
+        assert view is not None
+
+        async def revoke_soon() -> None:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            revoked = msgspec.structs.replace(view.keys[key_id].key, revoked_at_us=clock())
+            view.keys[key_id] = KeyEntry(revoked, view.customers)
+
+        revoking = asyncio.create_task(revoke_soon())
+        response = await tenant.post("/v1/check/batch", {"checks": [{"api_key": secret}] * 1000})
+        await revoking
+    codes = [result["code"] for result in json.loads(response.content)["results"]]
+    assert codes == ["ok"] * codes.count("ok") + ["key_revoked"] * codes.count("key_revoked")
+    assert 0 < codes.count("ok") < 1000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from apishield.core.abuse_detector.addresses import Address
-from apishield.core.decision import CheckRequest
+from apishield.core.decision import CheckRequest, Denial
 from apishield.core.endpoints import CatalogueEntry
 from apishield.core.model import Counter
 from apishield.core.policies import Meter
@@ -24,6 +24,8 @@ class Asked(msgspec.Struct, gc=False):
     view: TenantView
     request: CheckRequest
     entry: KeyEntry | None = None
+    denial: Denial | None = None
+    """Why it is refused whatever its limits say."""
     endpoint: CatalogueEntry | None = None
     counters: Sequence[Counter] = ()
     meters: Sequence[Meter] = ()

@@ -32,6 +32,12 @@ _LONGEST_SECRET: Final = 512
 _LIVE: Final = Environment.LIVE  # an enumeration's member is slow to look up
 _NO_SCOPES: Final[tuple[str, ...]] = ()
 
+Identified = tuple[KeyEntry | None, Denial | None]
+"""The key of a check, if it has one that is known, and why it is refused already."""
+
+NO_KEY: Final[Identified] = (None, None)
+UNKNOWN: Final[Identified] = (None, denials.UNKNOWN)
+
 
 class Screening:
     """Says why a check is refused before any limit is asked, or which counters are to be asked."""
@@ -41,22 +47,36 @@ class Screening:
         self._clock = clock
         self._max_age_us = max_age_us
 
-    def identify(self, view: TenantView, secret: str) -> tuple[KeyEntry | None, Denial | None]:
-        """The tenant's key with this secret, or why there is none; neither, where only the database could tell."""
+    def identify(self, view: TenantView, secret: str, now_us: int) -> Identified | None:
+        """The tenant's key with this secret, and why it is refused; ``None``, where only the database could tell."""
         if len(secret) > _LONGEST_SECRET:
-            return None, denials.UNKNOWN
+            return UNKNOWN
         found = self._snapshot.key_of(view, secret)
         if found is None:
             # Only a secret that nobody has here is looked at closely: a wrong checksum never costs a look into the database.
             inspection = inspect(secret)
-            return None, None if inspection.kind is None or inspection.intact else denials.MALFORMED
+            return None if inspection.kind is None or inspection.intact else (None, denials.MALFORMED)
         entry, stored = found
-        if stored.expires_at_us is not None and self._clock() >= stored.expires_at_us:
+        if stored.expires_at_us is not None and now_us >= stored.expires_at_us:
             return entry, denials.ROTATED
         return entry, None
 
-    def refusal(self, asked: Asked, now_us: int, key_denial: Denial | None) -> Denial | None:
-        """Why the check is refused; ``None`` where its limits decide, which are then in ``asked``."""
+    def screen(self, view: TenantView, request: CheckRequest, now_us: int) -> Asked | None:
+        """The check with why it is refused, or with its limits, which then decide; ``None`` where only the database could
+        tell whose key it is.
+        """
+        if not request.api_key:
+            return self.screen_known(view, request, NO_KEY, now_us)
+        found = self.identify(view, request.api_key, now_us)
+        return None if found is None else self.screen_known(view, request, found, now_us)
+
+    def screen_known(self, view: TenantView, request: CheckRequest, found: Identified, now_us: int) -> Asked:
+        """``screen``, of a check whose key was looked up."""
+        asked = Asked(view, request, found[0])
+        asked.denial = self._refusal(asked, now_us, found[1])
+        return asked
+
+    def _refusal(self, asked: Asked, now_us: int, key_denial: Denial | None) -> Denial | None:
         view, request, entry = asked.view, asked.request, asked.entry
         # 1 identify
         address: Address | None = None

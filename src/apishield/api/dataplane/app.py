@@ -205,9 +205,7 @@ class DataPlane:
     async def _check_batch_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
         checks = _checks_of(body)
         _bound("checks", len(checks), MAX_CHECKS)
-        decisions = await decide_in_turns(
-            checks, _check_decoder, partial(self._engine.check, view), partial(self._engine.refuse, view)
-        )
+        decisions = await decide_in_turns(self._engine, view, checks, _check_decoder)
         request_id = self._request_id(asked, decisions[0].decision_id if decisions else None)
         return Answer(200, [_JSON, request_id], b'{"results":' + _encode(decisions) + b"}")
 

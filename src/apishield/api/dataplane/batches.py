@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -13,24 +13,22 @@ from apishield.api.dataplane.bodies import decode
 from apishield.core.decision import CheckRequest, Decision
 from apishield.errors import ProblemError
 from apishield.later import Later
+from apishield.services.engine import Engine
+from apishield.services.snapshot import TenantView
+from apishield.services.turns import Turn
 
 MAX_LIMITS_A_BATCH: Final = 20_000
-"""How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer.
-
-What the store had not yet answered by then, some milliseconds of work, comes on top.
-"""
+"""How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer."""
 
 _TURN_SECONDS = 0.005
+_TURN_LIMITS = 1000  # what is asked of a store is sent when the turn is over, and its answers come together
 _ANSWERS_SECONDS = 0.02
 
 CheckDecoder = msgspec.json.Decoder[CheckRequest]
 
 
 async def decide_in_turns(
-    checks: Sequence[msgspec.Raw | CheckRequest],
-    decoder: CheckDecoder,
-    check: Callable[[CheckRequest], Decision | Awaitable[Decision]],
-    refuse: Callable[[str, str], Decision],
+    engine: Engine, view: TenantView, checks: Sequence[msgspec.Raw | CheckRequest], decoder: CheckDecoder
 ) -> list[Decision]:
     """All decisions, in order. Those that wait for a store wait side by side, so that one call of it decides many.
 
@@ -38,35 +36,29 @@ async def decide_in_turns(
     """
     results: list[Decision | Later[Decision]] = []
     waiting = _Waiting()
-    limits = 0
-    began = perf_counter()
-    for asked in checks:
-        if limits + waiting.limits >= MAX_LIMITS_A_BATCH:
-            result: Decision | Awaitable[Decision] = refuse("bad_request", _TOO_MANY)
+    limits = 0  # of the turns before
+    turn, began = engine.turn(view), perf_counter()
+    for check in checks:
+        if limits + turn.limits >= MAX_LIMITS_A_BATCH:
+            result: Decision | Awaitable[Decision] = engine.refuse(view, "bad_request", _TOO_MANY)
+        elif isinstance(check, CheckRequest):
+            result = engine.check_in(turn, check)
         else:
-            result = _ask(asked, decoder, check, refuse)
-        if isinstance(result, Decision):
-            limits += _limits_of(result)
-        else:
-            result = waiting.add(result)
-        results.append(result)
-        if perf_counter() - began > _TURN_SECONDS:
+            result = _ask_raw(engine, turn, check, decoder)
+        results.append(result if isinstance(result, Decision) else waiting.add(result))
+        if perf_counter() - began > _TURN_SECONDS or turn.limits >= _TURN_LIMITS:
             # What takes longer, such as the look for a key that is unknown here, is waited for once, at the end.
             await waiting.over(_ANSWERS_SECONDS)
-            began = perf_counter()
+            limits += turn.limits
+            turn, began = engine.turn(view), perf_counter()
     await waiting.over(None)
     return [each if isinstance(each, Decision) else each.result() for each in results]
 
 
-def _limits_of(decision: Decision) -> int:
-    return len(decision.limits) + len(decision.shadow) + decision.limits_omitted
-
-
 class _Waiting:
-    """Decisions on their way, and how many limits decided those that have come."""
+    """Decisions on their way."""
 
     def __init__(self) -> None:
-        self.limits = 0
         self._under_way = 0
         self._all_came: asyncio.Future[None] | None = None
 
@@ -87,9 +79,7 @@ class _Waiting:
         self._under_way -= 1
         if not self._under_way and self._all_came is not None and not self._all_came.done():
             self._all_came.set_result(None)
-        decision = done.result()
-        self.limits += _limits_of(decision)
-        return decision
+        return done.result()
 
 
 _TOO_MANY = (
@@ -98,16 +88,9 @@ _TOO_MANY = (
 )
 
 
-def _ask(
-    asked: msgspec.Raw | CheckRequest,
-    decoder: CheckDecoder,
-    check: Callable[[CheckRequest], Decision | Awaitable[Decision]],
-    refuse: Callable[[str, str], Decision],
-) -> Decision | Awaitable[Decision]:
-    if isinstance(asked, CheckRequest):
-        return check(asked)
+def _ask_raw(engine: Engine, turn: Turn, check: msgspec.Raw, decoder: CheckDecoder) -> Decision | Awaitable[Decision]:
     try:
-        request = decode(decoder, bytes(asked))
+        request = decode(decoder, bytes(check))
     except ProblemError as error:
-        return refuse("bad_request", error.detail)
-    return check(request)
+        return engine.refuse(turn.view, "bad_request", error.detail)
+    return engine.check_in(turn, request)
