@@ -92,22 +92,24 @@ def rate_limit_headers(
     limits: Sequence[tuple[Shown, Outcome]], now_us: int, *, draft: bool = True, legacy: bool = True
 ) -> dict[str, str]:
     """The headers of ``limits`` and how they stand, the most restrictive first."""
-    headers: dict[str, str] = {}
     if not limits:
-        return headers
+        return {}
     shown, outcome = limits[0]
-    if draft:
-        policy = shown.policy_item
-        left, wait = outcome.remaining, -(-outcome.reset_us // SECOND_US)
-        standing = f"{shown.quoted_name};r={left if left > 0 else 0};t={wait if wait < MOST else MOST}"
+    left, reset_us = f"{outcome.remaining if outcome.remaining > 0 else 0}", outcome.reset_us
+    wait = -(-reset_us // SECOND_US)
+    policy, standing = shown.policy_item, f"{shown.quoted_name};r={left};t={wait if wait < MOST else MOST}"
+    if len(limits) > 1:
         for other, its in limits[1:]:
+            rest, wait = its.remaining, -(-its.reset_us // SECOND_US)
             policy += f", {other.policy_item}"
-            left, wait = its.remaining, -(-its.reset_us // SECOND_US)
-            standing += f", {other.quoted_name};r={left if left > 0 else 0};t={wait if wait < MOST else MOST}"
-        headers["RateLimit-Policy"] = policy
-        headers["RateLimit"] = standing
-    if legacy:
-        headers["X-RateLimit-Limit"] = shown.ceiling_text
-        headers["X-RateLimit-Remaining"] = str(outcome.remaining if outcome.remaining > 0 else 0)
-        headers["X-RateLimit-Reset"] = str(-(-(now_us + outcome.reset_us) // SECOND_US))
-    return headers
+            standing += f", {other.quoted_name};r={rest if rest > 0 else 0};t={wait if wait < MOST else MOST}"
+    headers = {  # in one piece: a dictionary that grows costs more than what goes into it
+        "RateLimit-Policy": policy,
+        "RateLimit": standing,
+        "X-RateLimit-Limit": shown.ceiling_text,
+        "X-RateLimit-Remaining": left,
+        "X-RateLimit-Reset": f"{-(-(now_us + reset_us) // SECOND_US)}",
+    }
+    if draft and legacy:
+        return headers
+    return {name: value for name, value in headers.items() if (legacy if name.startswith("X-") else draft)}

@@ -39,14 +39,17 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
 
 def render(meters: Sequence[Meter], verdict: Verdict, *, draft: bool = True, legacy: bool = True) -> Rendered:
     """Renders ``verdict``, whose outcomes are parallel to ``meters``."""
-    enforced: list[tuple[Meter, Outcome]] = []
     shadow: list[LimitState] = []
-    for standing in zip(meters, verdict.outcomes, strict=True):
-        meter = standing[0]
-        if meter.shadow:
-            shadow.append(limit_state(meter, standing[1]))
-        else:
-            enforced.append(standing)
+    if len(meters) == 1 and not meters[0].shadow:  # as most are: a loop over one costs a check a third of all this
+        enforced = [(meters[0], verdict.outcomes[0])]
+    else:
+        enforced = []
+        for standing in zip(meters, verdict.outcomes, strict=True):
+            meter = standing[0]
+            if meter.shadow:
+                shadow.append(limit_state(meter, standing[1]))
+            else:
+                enforced.append(standing)
     omitted, in_headers = 0, enforced
     if len(enforced) > 1:
         enforced.sort(key=restriction)
