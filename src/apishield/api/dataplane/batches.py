@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Sequence
 from time import perf_counter
 from typing import Final
@@ -35,7 +36,7 @@ async def decide_in_turns(
     A check that is still raw is read by itself, and spoils only itself where it can't be.
     """
     results: list[Decision | Later[Decision]] = []
-    waiting = _Waiting()
+    last: Later[Decision] | None = None
     limits = 0  # of the turns before
     turn, began = engine.turn(view), perf_counter()
     for check in checks:
@@ -45,41 +46,30 @@ async def decide_in_turns(
             result = engine.check_in(turn, check)
         else:
             result = _ask_raw(engine, turn, check, decoder)
-        results.append(result if isinstance(result, Decision) else waiting.add(result))
+        if not isinstance(result, Decision):
+            result = last = Later.of(result)
+        results.append(result)
         if perf_counter() - began > _TURN_SECONDS or turn.limits >= _TURN_LIMITS:
-            # What takes longer, such as the look for a key that is unknown here, is waited for once, at the end.
-            await waiting.over(_ANSWERS_SECONDS)
+            await _let_others(last)
             limits += turn.limits
             turn, began = engine.turn(view), perf_counter()
-    await waiting.over(None)
+    for pending in results:
+        if isinstance(pending, Later) and not pending.is_done:
+            await pending
     return [each if isinstance(each, Decision) else each.result() for each in results]
 
 
-class _Waiting:
-    """Decisions on their way."""
+async def _let_others(last: Later[Decision] | None) -> None:
+    """Gives a turn to others, until the store has answered; answers come in the order of asking.
 
-    def __init__(self) -> None:
-        self._under_way = 0
-        self._all_came: asyncio.Future[None] | None = None
-
-    def add(self, pending: Awaitable[Decision]) -> Later[Decision]:
-        """Counts one more."""
-        self._under_way += 1
-        return Later.of(pending).then(self._came)
-
-    async def over(self, timeout_seconds: float | None) -> None:
-        """Lets others have their turn until all have come, or for ``timeout_seconds``."""
-        if not self._under_way:
-            await asyncio.sleep(0)
-            return
-        self._all_came = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._all_came], timeout=timeout_seconds)
-
-    def _came(self, done: Later[Decision]) -> Decision:
-        self._under_way -= 1
-        if not self._under_way and self._all_came is not None and not self._all_came.done():
-            self._all_came.set_result(None)
-        return done.result()
+    What takes longer, such as the look for a key that is unknown here, is waited for once, at the end.
+    """
+    if last is None or last.is_done:
+        await asyncio.sleep(0)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ANSWERS_SECONDS):
+            await last
 
 
 _TOO_MANY = (
