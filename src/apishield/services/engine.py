@@ -91,7 +91,7 @@ class Engine:
         asked = turn.screen(request)
         if asked is None:
             return self._check_after_catch_up(turn.view, request)
-        return self._decide(asked, self._clock())
+        return self._decide(asked, turn.now_us)
 
     def refuse(self, view: TenantView, code: str, message: str) -> Decision:
         """A decision about a question that could not be read."""

@@ -75,7 +75,7 @@ class DecisionRecorder:
             template = endpoint.endpoint.path
         path = asked.path
         if path is not None:
-            if "sk_" in path or "ast_" in path or "aso_" in path:
+            if "_" in path and ("sk_" in path or "ast_" in path or "aso_" in path):
                 path = redact(path)
             path = path[:MAX_PATH]
         method = asked.method

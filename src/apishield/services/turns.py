@@ -18,46 +18,45 @@ class Turn:
     ``limits`` is how many limits have their say in all checks so far.
     """
 
-    __slots__ = ("_identified", "_now_us", "_screened", "_screening", "limits", "view")
+    __slots__ = ("_identified", "_screened", "_screening", "limits", "now_us", "view")
 
     def __init__(self, screening: Screening, view: TenantView, now_us: int) -> None:
         self.view = view
         self.limits = 0
+        self.now_us = now_us
         self._screening = screening
-        self._now_us = now_us
         self._identified: dict[str, Identified | None] = {}
         self._screened: dict[tuple[str | bool | None, ...], Asked] = {}
 
     def screen(self, request: CheckRequest) -> Asked | None:
         """The check with why it is refused, or with its limits; ``None`` where only the database could tell whose key it is."""
-        asked = self._known(request)
-        if asked is not None:
-            self.limits += len(asked.counters)
-        return asked
-
-    def _known(self, request: CheckRequest) -> Asked | None:
-        if request.scopes is not None or request.attributes is not None:
-            return self._screen(request)
-        # All that screening looks at. What is asked of the limits is each check's own.
-        question = (request.api_key, request.method, request.path, request.ip, request.country, request.require_key)
-        known = self._screened.get(question)
-        if known is None:
-            known = self._screen(request)
+        asked: Asked | None
+        if request.scopes is None and request.attributes is None:
+            # All that screening looks at. What is asked of the limits is each check's own.
+            question = (request.api_key, request.method, request.path, request.ip, request.country, request.require_key)
+            known = self._screened.get(question)
             if known is None:
+                known = self._screen(request)
+                if known is None:
+                    return None
+                self._screened[question] = known
+            # A copy, because whoever decides it writes down in it what becomes of it. copy() takes twice as long.
+            asked = known.__copy__()  # type: ignore[attr-defined]
+            asked.request = request
+        else:
+            asked = self._screen(request)
+            if asked is None:
                 return None
-            self._screened[question] = known
-        # A copy, because whoever decides it writes down in it what becomes of it. copy() takes twice as long.
-        asked: Asked = known.__copy__()  # type: ignore[attr-defined]
-        asked.request = request
+        self.limits += len(asked.counters)
         return asked
 
     def _screen(self, request: CheckRequest) -> Asked | None:
         found = self._identify(request.api_key) if request.api_key else NO_KEY
-        return None if found is None else self._screening.screen_known(self.view, request, found, self._now_us)
+        return None if found is None else self._screening.screen_known(self.view, request, found, self.now_us)
 
     def _identify(self, secret: str) -> Identified | None:
         try:
             return self._identified[secret]
         except KeyError:
-            found = self._identified[secret] = self._screening.identify(self.view, secret, self._now_us)
+            found = self._identified[secret] = self._screening.identify(self.view, secret, self.now_us)
             return found

@@ -207,7 +207,7 @@ class DataPlane:
         _bound("checks", len(checks), MAX_CHECKS)
         decisions = await decide_in_turns(self._engine, view, checks, _check_decoder)
         request_id = self._request_id(asked, decisions[0].decision_id if decisions else None)
-        return Answer(200, [_JSON, request_id], b'{"results":' + _encode(decisions) + b"}")
+        return Answer(200, [_JSON, request_id], _encode({"results": decisions}))
 
     def _report(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/report``: what became of decisions."""

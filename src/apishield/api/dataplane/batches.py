@@ -53,10 +53,7 @@ async def decide_in_turns(
             await _let_others(last)
             limits += turn.limits
             turn, began = engine.turn(view), perf_counter()
-    for pending in results:
-        if isinstance(pending, Later) and not pending.is_done:
-            await pending
-    return [each if isinstance(each, Decision) else each.result() for each in results]
+    return [each if isinstance(each, Decision) else each.result() if each.is_done else await each for each in results]
 
 
 async def _let_others(last: Later[Decision] | None) -> None:
