@@ -36,6 +36,12 @@ def test_the_uuid_inside_is_a_version_7() -> None:
     assert number >> 62 & 0x3 == 2
 
 
+def test_each_digit_of_the_mac_takes_every_value() -> None:
+    ids = DecisionIds([KEY], 7)
+    macs = [ids.make("ten_a", 1_763_900_000_000_000)[30:] for _ in range(1000)]
+    assert [len(set(digits)) for digits in zip(*macs, strict=True)] == [32] * 13
+
+
 @given(st.text(max_size=60))
 def test_garbage_is_no_id(text: str) -> None:
     ids = DecisionIds([KEY], 1)

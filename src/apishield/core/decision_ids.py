@@ -1,6 +1,6 @@
 """Ids of decisions: short to check, impossible to guess, and telling where the decision's event lies.
 
-``dec_`` + base32hex of a UUIDv7 (RFC 9562) and a 64-bit MAC over it and the tenant. The UUID's random bits are the spool
+``dec_`` + base32hex of a UUIDv7 (RFC 9562) and a 65-bit MAC over it and the tenant. The UUID's random bits are the spool
 (32 bits, one a process), whether the store holds a record to settle (1 bit) and the sequence (39 bits), so that a report
 finds its event without an index. The MAC makes a foreign or invented id cost no I/O, and a receipt's address a secret.
 """
@@ -17,13 +17,13 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32hex (RFC 4648, section 7
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES = {character: value for value, character in enumerate(_ALPHABET)}
 _UUID_DIGITS = 26
-_MAC_DIGITS = 13
+_MAC_DIGITS = 13  # five bits each: as many bytes of BLAKE2 are made, and the others of their bits left away
+_DIGIT_OF_BYTE = _ALPHABET.encode() * 8
 _LENGTH = len(_PREFIX) + _UUID_DIGITS + _MAC_DIGITS
 _SEQUENCE_BITS = 40
 _HELD_BIT = 1 << 39
 _SEQUENCE_MASK = _HELD_BIT - 1
 _SEQUENCE_DIGITS = 8
-_MAC_BYTES = 8
 
 
 class DecisionRef(NamedTuple):
@@ -45,7 +45,7 @@ class DecisionIds:
 
     def __init__(self, keys: Sequence[bytes], spool: int) -> None:
         self._keys = tuple(keys)
-        self._copy_mac = blake2b(key=keys[0], digest_size=_MAC_BYTES).copy  # with the key worked in: half the time
+        self._copy_mac = blake2b(key=keys[0], digest_size=_MAC_DIGITS).copy  # with the key worked in: half the time
         self._spool = spool & 0xFFFF_FFFF
         self._sequence = 0
         self._head_ms = -1
@@ -71,9 +71,7 @@ class DecisionIds:
         at_ms = now_us // 1000
         if at_ms != self._head_ms:  # all but the last eight digits are the same for every decision of a millisecond
             self._head_ms = at_ms
-            self._head = (
-                _PREFIX + _digits(_uuid(at_ms, self._spool << _SEQUENCE_BITS), _UUID_DIGITS)[:-_SEQUENCE_DIGITS]
-            )
+            self._head = _PREFIX + _digits(_uuid(at_ms, self._spool << _SEQUENCE_BITS))[:-_SEQUENCE_DIGITS]
         pairs = _PAIRS
         before = sequence >> 10
         if before != self._tail_before:  # likewise all but the last two digits for every thousand
@@ -82,11 +80,7 @@ class DecisionIds:
         uuid = self._head + self._tail + pairs[sequence & 0x3FF]
         hashed = self._copy_mac()
         hashed.update((uuid + tenant_id).encode())
-        mac = int.from_bytes(hashed.digest(), "big")
-        return (
-            f"{uuid}{_ALPHABET[mac >> 60]}{pairs[mac >> 50 & 0x3FF]}{pairs[mac >> 40 & 0x3FF]}{pairs[mac >> 30 & 0x3FF]}"
-            f"{pairs[mac >> 20 & 0x3FF]}{pairs[mac >> 10 & 0x3FF]}{pairs[mac & 0x3FF]}"
-        )
+        return uuid + hashed.digest().translate(_DIGIT_OF_BYTE).decode()
 
     def read(self, decision_id: str, tenant_id: str) -> DecisionRef | None:
         """Where the event of ``decision_id`` lies, or ``None`` where the id was not made for ``tenant_id``."""
@@ -112,13 +106,13 @@ class DecisionIds:
     def write(self, tenant_id: str, ref: DecisionRef) -> str:
         """The id of a decision of ``tenant_id`` that was made before, by whatever process."""
         sequence = ref.sequence | (_HELD_BIT if ref.held else 0)
-        uuid = _PREFIX + _digits(_uuid(ref.at_ms, ref.spool << _SEQUENCE_BITS | sequence), _UUID_DIGITS)
+        uuid = _PREFIX + _digits(_uuid(ref.at_ms, ref.spool << _SEQUENCE_BITS | sequence))
         return uuid + self._mac(self._keys[0], uuid, tenant_id).decode()
 
     @staticmethod
     def _mac(key: bytes, uuid: str, tenant_id: str) -> bytes:
-        mac = blake2b((uuid + tenant_id).encode(), key=key, digest_size=_MAC_BYTES).digest()
-        return _digits(int.from_bytes(mac, "big"), _MAC_DIGITS).encode()
+        mac = blake2b((uuid + tenant_id).encode(), key=key, digest_size=_MAC_DIGITS).digest()
+        return mac.translate(_DIGIT_OF_BYTE)
 
 
 def _uuid(at_ms: int, random: int) -> int:
@@ -126,10 +120,9 @@ def _uuid(at_ms: int, random: int) -> int:
     return (at_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | random >> 60 << 64 | 0x2 << 62 | random & (1 << 60) - 1
 
 
-def _digits(number: int, count: int) -> str:
-    """``number`` in ``count`` base32hex digits."""
-    head = _ALPHABET[number >> count * 5 - 5 & 0x1F] if count % 2 else ""
-    return head + "".join([_PAIRS[number >> shift & 0x3FF] for shift in range(count // 2 * 10 - 10, -1, -10)])
+def _digits(number: int) -> str:
+    """``number``, of up to 130 bits, in 26 base32hex digits."""
+    return "".join([_PAIRS[number >> shift & 0x3FF] for shift in range(_UUID_DIGITS * 5 - 10, -1, -10)])
 
 
 def _number(digits: str) -> int | None:
