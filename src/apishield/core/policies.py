@@ -203,15 +203,17 @@ class PolicyPlan:
     """The enabled policies of a tenant on ``plan``. What callers of one kind share is compiled when it is first asked for.
 
     Callers are of one kind who can't be told apart by any policy: those with the same of the scopes that policies name.
+    ``is_empty`` and ``is_empty_for_keys`` are whether there is none for anybody, and none for callers with a key.
     """
 
-    __slots__ = ("_kinds", "_policies", "_scopes", "_selections", "is_empty")
+    __slots__ = ("_kinds", "_policies", "_scopes", "_selections", "is_empty", "is_empty_for_keys")
 
     def __init__(self, plan: str, policies: Iterable[CompiledPolicy]) -> None:
         self._policies = [
             compiled for compiled in policies if compiled.policy.enabled and compiled.match.plan in {None, plan}
         ]
         self.is_empty = not self._policies
+        self.is_empty_for_keys = all(compiled.match.caller == "anonymous" for compiled in self._policies)
         self._scopes = {scope for compiled in self._policies for scope in compiled.match.scopes}
         self._kinds: dict[tuple[bool, str, tuple[str, ...]], Selection] = {}
         self._selections: dict[tuple[bool, str, frozenset[str]], Selection] = {}

@@ -200,7 +200,9 @@ def _choose_counters(asked: Asked, now_us: int) -> None:
         asked.counters, asked.meters, asked.takes_slots = limits.counters, limits.meters, limits.takes_slots
         asked.unit_costs = limits.unit_costs
     plan = view.policy_plan
-    if plan.is_empty:
+    if (
+        plan.is_empty if entry is None else plan.is_empty_for_keys
+    ):  # as it is of most tenants: their policy is for strangers
         return
     key = None if entry is None else entry.key
     environment = _LIVE if key is None else key.environment

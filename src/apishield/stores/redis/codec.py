@@ -56,6 +56,9 @@ class Step(IntEnum):
     SETTLE = 7  # the node's word: each counter's is REFUND, FORCE or RELEASE
 
 
+_DECIDE = Step.DECIDE  # an enumeration's member is slow to look up
+
+
 class Record(msgspec.Struct, frozen=True):
     """What is kept for ``ttl_ms``; without text it is taken away."""
 
@@ -93,7 +96,7 @@ class Ask:
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str = "",
-        step: Step = Step.DECIDE,
+        step: Step = _DECIDE,
     ) -> None:
         self.key = counters[0].key if counters else ""  # says which slot it goes to
         self.counters = counters
@@ -133,7 +136,7 @@ def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
             checks.append(len(ask.counters))
         else:
             checks += (-1 - len(ask.counters), *_placed(notes.record, indexes), *_placed(notes.once, indexes))
-        shares_rules = ask.step is Step.DECIDE and not ask.seeds  # then its limits alone say what is to be done
+        shares_rules = ask.step is _DECIDE and not ask.seeds  # then its limits alone say what is to be done
         for counter, cost in zip(ask.counters, ask.costs, strict=True):
             key, limit = counter.key, counter.limit
             index = indexes.get(key)
