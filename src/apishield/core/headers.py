@@ -101,8 +101,8 @@ def rate_limit_headers(
     if len(limits) > 1:
         for other, its in limits[1:]:
             rest, wait = its.remaining, -(-its.reset_us // SECOND_US)
-            policy += f", {other.policy_item}"
-            standing += f", {other.quoted_name};r={rest if rest > 0 else 0};t={wait if wait < MOST else MOST}"
+            policy = f"{policy}, {other.policy_item}"
+            standing = f"{standing}, {other.quoted_name};r={rest if rest > 0 else 0};t={wait if wait < MOST else MOST}"
     headers = {  # in one piece: a dictionary that grows costs more than what goes into it
         "RateLimit-Policy": policy,
         "RateLimit": standing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -34,6 +34,7 @@ Seed = tuple[int, int, int]
 _UNSEEDED = 2
 _REPEATED = 3
 _NO_SEED: Seed = (0, 0, 0)
+_NO_SEEDS: Mapping[str, Seed] = {}
 _FIRST_RULE = 4  # its place: Lua counts from one, and three numbers stand before it
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int]).decode
@@ -104,7 +105,7 @@ class Ask:
         self.check_id = check_id
         self.verdict: Later[Verdict] = Later()
         self.step = step
-        self.seeds: dict[str, Seed] = {}
+        self.seeds = _NO_SEEDS
         self.notes: Notes | None = None
         self.charged_us = 0
 
@@ -203,13 +204,8 @@ _STEPS = {
 }
 
 
-class QuotaCharge(msgspec.Struct, frozen=True):
-    """A quota that a verdict charged, as it stands then."""
-
-    counter_key: str
-    period_start_us: int
-    used: int
-    at_us: int
+QuotaCharges = dict[tuple[str, int], tuple[int, int]]
+"""Quotas that were charged, by counter and start of the period: how much is used, and when that was so."""
 
 
 def encode_record(counters: Sequence[Counter], costs: Sequence[int], hold: Hold) -> Record:
@@ -248,9 +244,9 @@ def decode_record(kept: bytes) -> Held:
 
 
 def verdicts(
-    asks: Sequence[_Asked], answer: bytes, kept: Sequence[bytes], charges: list[QuotaCharge] | None
+    asks: Sequence[_Asked], answer: bytes, kept: Sequence[bytes], charges: QuotaCharges | None
 ) -> Iterator[Verdict | Unseeded]:
-    """The answers to ``asks``, in order; adds the quotas that were charged to ``charges``.
+    """The answers to ``asks``, in order; puts the quotas that were charged, as they stand after the last, into ``charges``.
 
     ``kept`` is what the script found of those that had been decided before.
     """
@@ -284,7 +280,7 @@ def verdicts(
             elif isinstance(rule, Quota):
                 outcome = quota.outcome(rule.requests, now_us, cost, fits, x, z)
                 if charges is not None and cost and (fits if admitted else counter.limit.charge_refused) and z > now_us:
-                    charges.append(QuotaCharge(counter.key, y, x, now_us))
+                    charges[counter.key, y] = (x, now_us)
             else:
                 outcome = concurrency.outcome(rule.requests, rule.timeout_us, now_us, cost, fits, x, y, z)
             outcomes.append(outcome)

@@ -29,7 +29,7 @@ from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import (
     Ask,
     Notes,
-    QuotaCharge,
+    QuotaCharges,
     Record,
     Step,
     Unseeded,
@@ -156,7 +156,7 @@ class RedisStore:
 
     def resolve(self, asks: Sequence[Ask], answer: bytes, kept: Sequence[bytes] = ()) -> None:
         """Hands out the verdicts of ``answer``, and tells the ledger of the quotas that were charged."""
-        charges: list[QuotaCharge] | None = None if self._ledger is None else []
+        charges: QuotaCharges | None = None if self._ledger is None else {}
         answers = verdicts(asks, answer, kept, charges)
         if self.servers.may_have_forgotten:
             answers = self._marked(asks, answers)
@@ -166,8 +166,8 @@ class RedisStore:
             else:
                 ask.verdict.resolve(verdict)
         if self._ledger is not None and charges:
-            for charge in charges:
-                self._ledger.note(charge.counter_key, charge.period_start_us, charge.used, charge.at_us)
+            for (counter_key, period_start_us), (used, at_us) in charges.items():
+                self._ledger.note(counter_key, period_start_us, used, at_us)
 
     def _marked(self, asks: Sequence[Ask], answers: Iterator[Verdict | Unseeded]) -> Iterator[Verdict | Unseeded]:
         """The verdicts; ``degraded`` where a limit reaches back to when the server may have lost charges."""
