@@ -49,9 +49,9 @@ descriptors:
 """
 
 
-def question(key: str) -> dict[str, Any]:
-    """A check of a caller's key."""
-    return {"api_key": key, "method": "GET", "path": "/v1/orders/17", "ip": "203.0.113.7"}
+def question(key: str, number: int = 7) -> dict[str, Any]:
+    """A check of a caller's key; each ``number`` has a path and an address of its own."""
+    return {"api_key": key, "method": "GET", "path": f"/v1/orders/{number}", "ip": f"203.0.113.{number}"}
 
 
 @contextmanager
@@ -99,6 +99,14 @@ def apishield(core: int, directory: Path, redis: tuple[int, int] | None) -> Iter
                 checks = [question(key)] * BATCH
                 add(f"batch of {BATCH}, {store}, {name}", "/v1/check/batch", by_service, {"checks": checks}, BATCH)
             if name == "one limit":
+                several = [question(key, number) for number in range(BATCH)]
+                add(
+                    f"batch of {BATCH} different, {store}, {name}",
+                    "/v1/check/batch",
+                    by_service,
+                    {"checks": several},
+                    BATCH,
+                )
                 add(f"Nginx's auth_request, {store}, {name}", "/gateway/nginx", _from_nginx(service_key, key), None)
         yield targets
 
