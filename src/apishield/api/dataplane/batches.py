@@ -22,7 +22,7 @@ MAX_LIMITS_A_BATCH: Final = 20_000
 """How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer."""
 
 _TURN_SECONDS = 0.005
-_TURN_LIMITS = 1000  # what is asked of a store is sent when the turn is over, and its answers come together
+_TURN_LIMITS = 500  # what is asked of a store is sent when the turn is over, and its answers come together
 _ANSWERS_SECONDS = 0.02
 
 CheckDecoder = msgspec.json.Decoder[CheckRequest]
