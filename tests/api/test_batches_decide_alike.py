@@ -108,8 +108,8 @@ def _checks(seed: int) -> list[Any]:
             continue
         check = {name: chance.choice(values) for name, values in ITEM_FIELDS.items() if chance.random() < 0.9}
         if chance.random() < 0.5:
-            check |= {"api_key": chance.choice(["plain", "tight", "many"]), "method": "GET", "ip": "203.0.113.7"}
-            check["path"] = "/orders/7"
+            check |= {"api_key": chance.choice(["plain", "tight", "many", ""]), "method": "GET", "ip": "203.0.113.7"}
+            check["path"] = chance.choice(["/orders/7", "/open"])
         check |= {name: chance.choice(values) for name, values in SELDOM.items() if chance.random() < 0.1}
         checks.append({name: value for name, value in check.items() if value is not None})
     return checks
