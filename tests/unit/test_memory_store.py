@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import pytest
@@ -100,6 +101,28 @@ def test_what_was_forgotten_does_not_count_again_when_the_clock_steps_back(clock
     assert len(store) == 0
     clock.advance(-3600)
     assert ask(store, used).now_us >= START_US + MINUTE_US
+
+
+def test_a_clock_that_steps_back_a_little_is_followed_by_new_counters(clock: ManualClock) -> None:
+    used, window_us = counter("a", SlidingWindow(9, SECOND_US)), SECOND_US
+
+    def is_forgotten(now_us: int) -> bool:
+        store, clock.now_us = MemoryStore(clock), START_US
+        ask(store, used)
+        clock.now_us = now_us
+        ask(store, counter("b"), cost=0)
+        return not len(store)
+
+    times = range(START_US, START_US + 10 * SECOND_US)
+    looked_at_us = times[bisect_left(times, True, key=is_forgotten)]
+    store = MemoryStore(clock)
+    for charged_at_us in (START_US, looked_at_us - window_us):
+        clock.now_us = charged_at_us
+        ask(store, used)
+    clock.now_us = looked_at_us  # at which it is idle, since this very moment
+    ask(store, counter("b"), cost=0)
+    clock.now_us -= 1
+    assert ask(store, counter("c")).now_us == clock.now_us
 
 
 def test_looking_and_being_refused_make_no_counter(clock: ManualClock) -> None:

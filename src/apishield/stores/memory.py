@@ -24,6 +24,7 @@ from apishield.stores.room import Room
 FORGET_AT_ONCE = 32  # idle counters looked at by one check, so that none of them waits long
 FORGET_WHEN_FULL = 4096
 _FINEST_BITS = 20  # expiries are filed together by the second or so (2²⁰ µs)
+REMEMBERED_US = 1 << _FINEST_BITS  # for how long an idle counter is kept: a clock that steps back a little finds it
 
 
 class MemoryStore:
@@ -61,7 +62,7 @@ class MemoryStore:
         clock = self._clock  # called by its own name: Python has no short cut for calling what a field holds
         now_us = clock()
         if now_us >= self._look_at_us:
-            self._forget_idle(now_us, FORGET_AT_ONCE)
+            self._forget_idle(now_us, FORGET_AT_ONCE, REMEMBERED_US)
         try:
             verdict = decide_known(self._states, counters, costs, now_us, check_id)
         except quota.Unseeded:
@@ -238,7 +239,7 @@ class MemoryStore:
         anonymous = counter.overflow_key is not None
         if self._room.fits(counter.key, wanted, anonymous=anonymous):
             return True
-        self._forget_idle(now_us, FORGET_WHEN_FULL)
+        self._forget_idle(now_us, FORGET_WHEN_FULL, 0)
         return self._room.fits(counter.key, wanted, anonymous=anonymous)
 
     def _note(
@@ -279,8 +280,8 @@ class MemoryStore:
         else:
             keys.append(key)
 
-    def _forget_idle(self, now_us: int, at_most: int) -> None:
-        """Looks at up to ``at_most`` counters that may be idle; those still in use are filed again."""
+    def _forget_idle(self, now_us: int, at_most: int, idle_us: int) -> None:
+        """Looks at up to ``at_most`` counters that may have been idle for ``idle_us``; the others are filed again."""
         while at_most and self._expiries and self._expiries[0] <= now_us:
             look_at_us = self._expiries[0]
             keys, anonymous = self._expiring[look_at_us], bool(look_at_us & 1)
@@ -288,7 +289,7 @@ class MemoryStore:
                 at_most -= 1
                 key = keys.pop()
                 expires_us = self._states[key].expires_at_us()
-                if expires_us <= now_us:
+                if expires_us <= now_us - idle_us:
                     del self._states[key]
                     self._room.leave(key, anonymous=anonymous)
                     self._forgot_us = max(self._forgot_us, expires_us)
