@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +38,6 @@ KEYS: dict[str, tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {
     "two limits and a quota": ((MINUTE, BURST), (MONTH,)),
     "refused": ((SPENT,), ()),
 }
-CHECKS_A_TURN = 64
 WHOLE = "the whole"
 REST = "the rest: between the layers"
 
@@ -100,7 +98,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
 
     told = Asked(view, request, entry, method=request.method, path=request.path)
 
-    write_down = _each_turn(runtime.events.flush)
+    write_down = node.turns()
 
     def event() -> None:
         recorder.record(told, decision, verdict.now_us)
@@ -124,17 +122,6 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         "answer: JSON, request id": answer,
         WHOLE: whole,
     }
-
-
-def _each_turn(write: Callable[[], object]) -> Callable[[], None]:
-    """Calls ``write`` for every turn's worth of checks."""
-    checks = itertools.count(1)
-
-    def count() -> None:
-        if next(checks) % CHECKS_A_TURN == 0:
-            write()
-
-    return count
 
 
 if __name__ == "__main__":
