@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 import pytest
@@ -52,6 +52,37 @@ def test_an_ipv4_address_is_what_the_standard_library_takes_for_one(text: str) -
     assert (None if address is None else address.number) == expected
     if address is not None:
         assert address == Address(str(IPv4Address(text)), str(IPv4Address(text)), 4, expected or 0)
+
+
+_groups = st.one_of(
+    st.integers(0, 0x1FFFF).map("{:x}".format), st.sampled_from(["", "0", "0000", "00000", "FFFF", "g", "٣", "1.2.3.4"])
+)
+
+
+@given(
+    st.one_of(
+        st.lists(_groups, min_size=2, max_size=9).map(":".join),
+        st.lists(st.sampled_from(["0", "1"]), min_size=8, max_size=8).map(":".join),
+        st.ip_addresses(v=6).map(str),
+        st.ip_addresses(v=6).map(lambda address: address.exploded.upper()),
+        st.integers(0, (1 << 50) - 1).map(lambda number: str(IPv6Address(number))),
+    )
+)
+def test_an_ipv6_address_is_what_the_standard_library_takes_for_one_and_is_spelt_as_it_does(text: str) -> None:
+    try:
+        expected: IPv6Address | None = IPv6Address(text)
+    except ValueError:
+        expected = None
+    address = parse_address(text)
+    if expected is None:
+        assert address is None
+        return
+    assert address is not None
+    if expected.ipv4_mapped is not None:
+        assert address.number == int(expected.ipv4_mapped)
+        return
+    prefix = IPv6Address(int(expected) >> 64 << 64)
+    assert address == Address(str(expected), f"{prefix}/64", 6, int(expected))
 
 
 def test_nobody_is_believed_about_the_client_unless_trusted() -> None:
