@@ -5,8 +5,9 @@
     APIShieldError
     ├── ProblemError         a request that can't be served; a code of the catalogue, and faults by JSON pointer
     ├── StoreUnavailable     the counters' store can't be reached
-    │   ├── StoreFull        it works, but has no room for a new counter
-    │   └── NoAnswer         what was asked may have been done, or may yet be
+    │   ├── StoreFull          it works, but has no room for a new counter
+    │   ├── CounterUnreadable  it works, but somebody else wrote over a counter
+    │   └── NoAnswer           what was asked may have been done, or may yet be
     ├── ConfigurationError   a setting is wrong; names the variable and the fix
     └── MissingExtra         an optional part is not installed; names the install command
 
@@ -130,6 +131,16 @@ class StoreFull(StoreUnavailable):
     """The store of the counters works, but has no room for a new one."""
 
     told = "The counters have no room for a new one now."
+
+
+class CounterUnreadable(StoreUnavailable):
+    """The store works, but under ``key`` lies what this service did not write. Nothing was charged."""
+
+    told = "A counter can't be read now."
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(f"Under {key!r} lies what APIShield did not write there: {why}")
+        self.key = key
 
 
 class QuotaUnknown(StoreUnavailable):

@@ -23,7 +23,7 @@ from apishield.core.model import (
     Verdict,
 )
 from apishield.core.ports import CounterStore
-from apishield.errors import ConfigurationError, StoreUnavailable
+from apishield.errors import ConfigurationError, CounterUnreadable, StoreUnavailable
 from apishield.stores.redis import RedisStore
 from apishield.stores.redis.connection import parse_address
 from apishield.stores.redis.link import Call
@@ -337,6 +337,53 @@ async def test_a_server_out_of_memory_is_unavailable_and_charges_nothing(
     finally:
         client.config_set("maxmemory", 0)
     assert [outcome.remaining for outcome in (await decide(store, *pair, cost=0)).outcomes] == [99, 99]
+
+
+@pytest.mark.parametrize("rule", ALL, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("is_list", [True, False], ids=["list", "text"])
+async def test_what_somebody_else_wrote_over_a_counter_fails_its_own_checks_alone_and_charges_nothing_of_them(
+    store: RedisStore, client: redis_py.Redis, rule: Algorithm, is_list: bool
+) -> None:
+    spoilt, others = counter(rule, "spoilt"), [counter(each) for each in ALL]
+    if is_list:
+        client.rpush(spoilt.key, "theirs")
+    else:
+        client.set(spoilt.key, "theirs")
+    checks = [[*others, spoilt] if number in (1, 3) else others for number in range(6)]
+    verdicts = await asyncio.gather(
+        *(decide(store, *check, check_id=f"dec_{number}") for number, check in enumerate(checks)),
+        return_exceptions=True,
+    )
+    assert [isinstance(verdict, CounterUnreadable) for verdict in verdicts] == [n in (1, 3) for n in range(6)]
+    assert spoilt.key in str(verdicts[1])
+    admitted = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+    assert [[each.remaining for each in verdict.outcomes] for verdict in admitted] == [[n] * 5 for n in (4, 3, 2, 1)]
+    for number in range(3):  # those two hold no slots, so one of five is left, and it is the last
+        verdict = await decide(store, *others, check_id=f"more_{number}")
+        assert (verdict.admitted, verdict.outcomes[-1].remaining) == (number == 0, 0)
+
+
+async def test_a_reset_takes_away_what_somebody_else_wrote_over_a_counter(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    counters = [counter(rule) for rule in ALL]
+    for each in counters:
+        client.rpush(each.key, "theirs")
+    await store.reset(counters)
+    assert (await decide(store, *counters)).admitted
+
+
+async def test_a_name_that_somebody_else_took_fails_its_own_check_alone(
+    store: RedisStore, client: redis_py.Redis
+) -> None:
+    name = Once(once_key("ten_1", "a check"), "0" * 32)
+    client.rpush(name.key, "theirs")
+    subject = counter(ALL[0])
+    named = store.decide_once(name, [subject], [1], "dec_1")
+    verdict = await decide(store, subject)
+    with pytest.raises(CounterUnreadable, match="WRONGTYPE"):
+        assert isinstance(named, Verdict) or await named
+    assert verdict.outcomes[0].remaining == 4
 
 
 async def test_acl_users_and_passwords_are_used(redis_url: str, client: redis_py.Redis) -> None:

@@ -23,7 +23,7 @@ from apishield.core.model import (
     Verdict,
 )
 from apishield.core.ports import Hold
-from apishield.errors import NoAnswer, StoreFull, StoreUnavailable
+from apishield.errors import CounterUnreadable, NoAnswer, StoreFull, StoreUnavailable
 from apishield.stores import breaker
 from apishield.stores.failover import FailoverStore
 from apishield.stores.memory import MemoryStore
@@ -389,6 +389,35 @@ async def test_a_full_store_is_no_failure_of_the_breaker(clock: ManualClock) -> 
     store = FailoverStore(Full(clock), clock)
     assert await admitted(store, counter(SlidingWindow(5, MINUTE_US))) == 5
     assert not store.is_degraded
+    await store.close()
+
+
+async def test_a_counter_that_cant_be_read_is_decided_here_and_the_store_goes_on_with_all_others(
+    primary: Primary, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt, shared = counter(SlidingWindow(5, MINUTE_US), "spoilt"), counter(FixedWindow(100, MINUTE_US), "all")
+    unread, answer = {spoilt.key}, primary.decide
+
+    async def decide(
+        counters: Sequence[Counter], costs: Sequence[int], check_id: str = "", hold: Hold | None = None
+    ) -> Verdict:
+        if any(each.key in unread for each in counters):
+            raise CounterUnreadable(spoilt.key, "WRONGTYPE")
+        return await answer(counters, costs, check_id, hold)
+
+    monkeypatch.setattr(primary, "decide", decide)
+    store = FailoverStore(primary, clock)
+    assert await admitted(store, spoilt, shared, checks=20) == 5
+    assert (store.is_degraded, store.stats.failures, store.stats.local_decisions) == (False, 0, 20)
+    verdict = await ask(store, counter(FixedWindow(5, MINUTE_US)), shared)
+    assert (verdict.admitted, verdict.degraded) == (True, False)
+    await turns()
+    looked = await ask(store, shared, cost=0)
+    assert looked.outcomes[0].remaining == 100 - 5 - 1  # what was admitted here was charged at the next answer
+    unread.clear()
+    await ask(store, spoilt, cost=0)
+    await turns()
+    assert (await ask(store, spoilt, cost=0)).outcomes[0].remaining == 0
     await store.close()
 
 

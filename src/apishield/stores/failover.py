@@ -10,7 +10,8 @@ events knows it, too: the store is seeded from the ledger, and ``services.reconc
 quotas it is charged, save where the call that failed may have charged it.
 
 A store may be several servers, of which one is gone: only what it decides is decided here. And where it is only the ledger that
-can't say in time what was used of a quota, only the quota is decided here: the store decides all other limits as ever.
+can't say in time what was used of a quota, only the quota is decided here: the store decides all other limits as ever. So it
+does all other checks where a counter can't be read, because somebody else wrote there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from msgspec.structs import replace
 from apishield.core.counter_keys import hash_tag
 from apishield.core.model import MAX_UNITS, SECOND_US, Counter, FixedWindow, Limit, Once, Quota, Repeat, Verdict
 from apishield.core.ports import Clock, CounterStore, Held, Hold, QuotaLedger
-from apishield.errors import NoAnswer, QuotaUnknown, StoreFull, StoreUnavailable
+from apishield.errors import CounterUnreadable, NoAnswer, QuotaUnknown, StoreFull, StoreUnavailable
 from apishield.later import Later
 from apishield.stores.breaker import Breaker
 from apishield.stores.local_share import LocalShare, nothing_is_kept
@@ -84,7 +85,8 @@ class FailoverStore:
         self._breakers: dict[str, Breaker] = {}
         self._failing: set[str] = set()  # servers that failed and did not answer since; most of the time there are none
         self._gone: set[str] = set()  # those of them that are left alone
-        self._unknown: set[str] = set()  # keys of counters that were decided here because of a quota of unknown use
+        # Keys of counters that were decided here though the store works: a quota's use is not known, a counter can't be read.
+        self._unknown: set[str] = set()
         self._mending: set[asyncio.Task[None]] = set()
 
     @property
@@ -152,8 +154,8 @@ class FailoverStore:
         if not self._is_gone(counters[0].key):
             try:
                 await self._primary.charge(counters, costs)
-            except QuotaUnknown:
-                self._unknown.update(counter.key for counter in counters)  # nothing was charged
+            except (CounterUnreadable, QuotaUnknown) as error:  # nothing was charged
+                self._note_failure(counters[0].key, error, counters)
             except StoreUnavailable as error:
                 self._note_failure(counters[0].key, error)
                 return  # a call that failed may have run
@@ -221,7 +223,7 @@ class FailoverStore:
         except QuotaUnknown:
             return Later.of(self._decide_quotas_locally(counters, costs, check_id, hold, once))
         except StoreUnavailable as error:
-            self._note_failure(_key_of(counters, once, hold), error)
+            self._note_failure(_key_of(counters, once, hold), error, counters)
             has_run = isinstance(error, NoAnswer)
             local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
             return local if isinstance(local, Verdict) else Later.of(local)
@@ -273,7 +275,7 @@ class FailoverStore:
         except StoreUnavailable as error:
             if here.admitted:
                 self._local.take_back(quotas, quota_costs, here)
-            self._note_failure(_key_of(counters, once, hold), error)
+            self._note_failure(_key_of(counters, once, hold), error, counters)
             has_run = isinstance(error, NoAnswer)
             local = self._decide_locally(counters, costs, check_id, once, may_have_run=has_run)
             return local if isinstance(local, Verdict) else await local
@@ -293,8 +295,17 @@ class FailoverStore:
     def _is_gone(self, key: str) -> bool:
         return bool(self._gone) and self._place_of(key) in self._gone
 
-    def _note_failure(self, key: str, error: StoreUnavailable) -> None:
-        if isinstance(error, StoreFull | QuotaUnknown):
+    def _note_failure(self, key: str, error: StoreUnavailable, counters: Sequence[Counter] = ()) -> None:
+        if isinstance(error, CounterUnreadable) and error.key not in self._unknown:
+            log.warning(
+                "store.counter_unreadable",
+                key=error.key,
+                error=str(error),
+                consequence="its checks are decided by this node until the key is deleted, or the limits are reset",
+            )
+        if isinstance(error, CounterUnreadable | QuotaUnknown):
+            self._unknown.update(counter.key for counter in counters)
+        if isinstance(error, StoreFull | CounterUnreadable | QuotaUnknown):
             return  # the store works
         self.stats.failures += 1
         place = self._place_of(key)

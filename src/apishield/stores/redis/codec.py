@@ -33,6 +33,7 @@ Seed = tuple[int, int, int]
 
 _UNSEEDED = 2
 _REPEATED = 3
+_UNREADABLE = 4
 _NO_SEED: Seed = (0, 0, 0)
 _NO_SEEDS: Mapping[str, Seed] = {}
 _FIRST_RULE = 4  # its place: Lua counts from one, and three numbers stand before it
@@ -123,6 +124,16 @@ class Unseeded(msgspec.Struct, frozen=True):
     """The script knows nothing about the quotas of a check in the period around ``now_us``."""
 
     now_us: int
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """Under ``key``, one of a check's, lies what no script of ours wrote; ``why`` is what the server said."""
+
+    key: str
+    why: str
+
+
+Answer = Verdict | Unseeded | Unreadable
 
 
 def evaluate(asks: Sequence[Ask], now_us: int = 0) -> bytes:
@@ -245,19 +256,23 @@ def decode_record(kept: bytes) -> Held:
 
 def verdicts(
     asks: Sequence[_Asked], answer: bytes, kept: Sequence[bytes], charges: QuotaCharges | None
-) -> Iterator[Verdict | Unseeded]:
+) -> Iterator[Answer]:
     """The answers to ``asks``, in order; puts the quotas that were charged, as they stand after the last, into ``charges``.
 
-    ``kept`` is what the script found of those that had been decided before.
+    ``kept`` is what the script found of those that had been decided before, and of those that it can't decide.
     """
     numbers = _decode(answer)
-    position = repeats = 0
+    position = found = 0
     for ask in asks:
         admitted, now_us = numbers[position], numbers[position + 1]
         position += 2
         if admitted == _REPEATED:
-            yield decode_repeat(kept[repeats])
-            repeats += 1
+            yield decode_repeat(kept[found])
+            found += 1
+            continue
+        if admitted == _UNREADABLE:
+            yield Unreadable(kept[found].decode(), kept[found + 1].decode(errors="replace"))
+            found += 2
             continue
         first = position
         position += 4 * len(ask.counters)

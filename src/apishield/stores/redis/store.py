@@ -23,15 +23,17 @@ from apishield.core.counter_keys import hash_tag
 from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter.quota import period_of
-from apishield.errors import NoAnswer, QuotaUnknown, StoreUnavailable
+from apishield.errors import CounterUnreadable, NoAnswer, QuotaUnknown, StoreUnavailable
 from apishield.later import Later
 from apishield.stores.memory import load_used
 from apishield.stores.redis.codec import (
+    Answer,
     Ask,
     Notes,
     QuotaCharges,
     Record,
     Step,
+    Unreadable,
     Unseeded,
     decode_record,
     encode_once,
@@ -163,19 +165,24 @@ class RedisStore:
         for ask, verdict in zip(asks, answers, strict=True):
             if isinstance(verdict, Unseeded):
                 self._seed_later(ask, verdict.now_us)
+            elif isinstance(verdict, Unreadable):
+                ask.verdict.fail(CounterUnreadable(verdict.key, verdict.why))
             else:
                 ask.verdict.resolve(verdict)
         if self._ledger is not None and charges:
             for (counter_key, period_start_us), (used, at_us) in charges.items():
                 self._ledger.note(counter_key, period_start_us, used, at_us)
 
-    def _marked(self, asks: Sequence[Ask], answers: Iterator[Verdict | Unseeded]) -> Iterator[Verdict | Unseeded]:
+    def _marked(self, asks: Sequence[Ask], answers: Iterator[Answer]) -> Iterator[Answer]:
         """The verdicts; ``degraded`` where a limit reaches back to when the server may have lost charges."""
         servers = self.servers
         node = servers.node_of(asks[0].key)
         for ask, verdict in zip(asks, answers, strict=True):
-            lost_at_us = None if node is None else node.runs.lost_at_us(verdict.now_us)
-            if lost_at_us is None or isinstance(verdict, Unseeded):
+            if node is None or isinstance(verdict, Unseeded | Unreadable):
+                yield verdict
+                continue
+            lost_at_us = node.runs.lost_at_us(verdict.now_us)
+            if lost_at_us is None:
                 yield verdict
             elif reach_back(ask.counters, verdict.now_us, lost_at_us):
                 yield replace(verdict, degraded=True)

@@ -9,6 +9,9 @@
 --   the check does nothing: whoever takes the record settles, once;
 -- - the verdict of a check that is decided once, which is kept beside the text. If there is one already, the check does
 --   nothing, its verdict is 3 without counters, and what was kept is a further element of the answer.
+-- Where a key holds what we did not write, its check does nothing (a reset takes it away) and the others go on: its verdict is 4
+-- without counters, and two further elements of the answer are the key and what Redis said. So all keys of a check are read
+-- before anything is written for it.
 local SHADOW, CHARGE_REFUSED, FORCE, RELEASE, RESET, REFUND, STRIDE = 1, 2, 3, 4, 5, 6, 3
 local ask, answer, states, kept = cmsgpack.unpack(ARGV[1]), {}, {}, {}
 server_us, spare_ms = ask[1], 60000
@@ -18,7 +21,7 @@ if server_us == 0 then
 end
 local position, length = ask[3], 0
 for _ = 1, ask[2] do
-  local size, record, once, may = ask[position], nil, nil, true
+  local size, record, once, may, unread, why = ask[position], nil, nil, true, nil, nil
   local now, verdict, fits = server_us, 1, {}
   if size < 0 then
     record, once = ask[position + 1] > 0 and position, ask[position + 4] > 0 and position + 3
@@ -28,17 +31,33 @@ for _ = 1, ask[2] do
   end
   local first, last, answered = position + 1, position + size * STRIDE, length
   position = last + 1
-  local earlier = once and redis.call('GET', KEYS[ask[once + 1]])
-  if earlier then
+  local ok, earlier = true, nil
+  if once then
+    ok, earlier = pcall(redis.call, 'GET', KEYS[ask[once + 1]])
+    if not ok then unread, why, last = KEYS[ask[once + 1]], earlier, first - 1 end
+  end
+  if ok and earlier then
     kept[#kept + 1], verdict, last = earlier, 3, first - 1
   end
   for p = first, last, STRIDE do
-    local s = states[ask[p]]
+    local s, r = states[ask[p]], ask[p + 1]
     if not s then
-      s = algorithms[ask[ask[p + 1]]].read(KEYS[ask[p]])
+      local read, key = algorithms[ask[r]].read, KEYS[ask[p]]
+      ok, s = pcall(read, key)
+      if not ok and ask[r + 1] == RESET then
+        redis.call('DEL', key)
+        ok, s = true, read(key)
+      end
+      if not ok then
+        unread, why, last = key, s, first - 1
+        break
+      end
       states[ask[p]] = s
     end
     if s.seen > now then now = s.seen end
+  end
+  if unread then
+    kept[#kept + 1], kept[#kept + 2], verdict = unread, type(why) == 'table' and why.err or why, 4
   end
   for p = first, last, STRIDE do
     local s, r = states[ask[p]], ask[p + 1]
