@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from apishield import __version__
+from apishield.api import readiness
 from apishield.api.routers.docs import ASSETS
+from apishield.stores.ledger_deaths import LedgerDeaths, note_deaths
+from apishield.stores.spool import writer
 from tests.api.support import Caller, Service, Tenant, serving
 from tests.support.clock import ManualClock
 
@@ -44,6 +49,46 @@ async def test_a_node_that_never_reached_its_redis_says_so_before_anybody_asks_a
         assert answer["warnings"][0].startswith("Redis can't be reached")
     async with serving(tmp_path / "b", clock, redis_url=redis_url, redis_timeout_ms=1000) as service:
         assert (await service.nobody.ok("GET", "/readyz"))["warnings"] == []
+
+
+async def test_a_node_whose_disk_is_full_stays_ready_and_says_that_reports_are_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.runtime.events._overflow, "is_written", False)
+    answer = await service.nobody.ok("GET", "/readyz")
+    assert answer["status"] == "ready"
+    (warning,) = answer["warnings"]
+    assert "disk" in warning
+    assert "507 storage_full" in warning
+
+
+async def test_a_full_disk_is_told_before_anything_was_written_to_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "FULL_BELOW_BYTES", 2**80)
+    (warning,) = (await service.nobody.ok("GET", "/readyz"))["warnings"]
+    assert str(service.runtime.settings.data_dir) in warning
+
+
+async def test_a_full_spool_that_takes_no_results_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MAX_KEPT", 0)
+    (warning,) = (await service.nobody.ok("GET", "/readyz"))["warnings"]
+    assert "spool" in warning
+    assert service.runtime.events.stats.lost_results == 0, "to ask is not to lose"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "how"), [(3, "with exit code 3"), (-9, "by SIGKILL"), (None, "because it could not be started")]
+)
+async def test_a_node_whose_ledger_process_dies_again_and_again_stays_ready_and_says_so(
+    service: Service, exit_code: int | None, how: str
+) -> None:
+    note_deaths(service.runtime.settings.data_dir, LedgerDeaths(1, exit_code))
+    assert (await service.nobody.ok("GET", "/readyz"))["warnings"] == [], "once may be chance"
+    note_deaths(service.runtime.settings.data_dir, LedgerDeaths(4, exit_code))
+    answer = await service.nobody.ok("GET", "/readyz")
+    assert answer["status"] == "ready"
+    assert f"the ledger process died 4 times in a row, last {how}" in answer["warnings"][0]
 
 
 async def test_reasons_and_metrics_are_for_the_machine_itself_and_the_operator(

@@ -73,6 +73,8 @@ def test_writes_are_refused_while_the_disk_is_full_and_nothing_is_lost(
     assert statuses & {503, 507}
     check = {"Authorization": f"Bearer {made['api_key']['key']}"}
     assert httpx2.post(f"{service.url}/v1/check", headers=check, json={}).json()["allowed"]
+    ready = httpx2.get(f"{service.url}/readyz")
+    assert (ready.status_code, [str(disk) in warning for warning in ready.json()["warnings"]]) == (200, [True])
 
     (disk / "filler").unlink()
     healed = httpx2.post(f"{service.url}/v1/keys", headers=owner, json={"name": "After"})

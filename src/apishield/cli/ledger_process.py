@@ -18,6 +18,7 @@ from typing import Self
 import structlog
 
 from apishield.settings import Settings
+from apishield.stores.ledger_deaths import LedgerDeaths, forget_deaths, note_deaths
 
 log = structlog.get_logger("apishield.worker")
 
@@ -33,6 +34,7 @@ class LedgerProcess:
 
     def __init__(self, settings: Settings) -> None:
         self._wanted = settings.ledger == "worker"
+        self._data_dir = settings.data_dir
         self._longest_stop_seconds = settings.shutdown_timeout_seconds + _MARGIN_SECONDS
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,24 +50,27 @@ class LedgerProcess:
 
     def start(self) -> None:
         """Starts it, where this node has one."""
+        forget_deaths(self._data_dir)  # of an earlier start, which may have been killed
         if self._wanted and self._watch is None:
             self._watch = threading.Thread(target=self._keep_running, name="ledger-process", daemon=True)
             self._watch.start()
 
     def _keep_running(self) -> None:
-        pause_seconds = FIRST_PAUSE_SECONDS
+        pause_seconds, deaths = FIRST_PAUSE_SECONDS, 0
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = self._run()
+            code = self._run(died_before=deaths > 0)
             if self._stopping.is_set():
                 return
             if time.monotonic() - started > _FINE_AFTER_SECONDS:
-                pause_seconds = FIRST_PAUSE_SECONDS
+                pause_seconds, deaths = FIRST_PAUSE_SECONDS, 0
+            deaths += 1
+            note_deaths(self._data_dir, LedgerDeaths(deaths, code))
             log.error("worker.died", exit_code=code, starts_again_in_seconds=pause_seconds, events="wait in the spool")
             self._stopping.wait(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
-    def _run(self) -> int | None:
+    def _run(self, *, died_before: bool) -> int | None:
         """Starts the process and waits for its end; its exit code, or ``None`` where it can't be started."""
         try:
             # A session of its own: Ctrl-C on the terminal means the service, which goes first.
@@ -75,6 +80,10 @@ class LedgerProcess:
             return None
         if self._stopping.is_set():  # in this very moment
             self._close_input(self._process)
+        if died_before:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(_FINE_AFTER_SECONDS)
+            forget_deaths(self._data_dir)
         return self._process.wait()
 
     def _stop(self) -> None:
@@ -90,6 +99,7 @@ class LedgerProcess:
                 process.kill()
         if self._watch is not None:
             self._watch.join(self._longest_stop_seconds)
+        forget_deaths(self._data_dir)
 
     @staticmethod
     def _close_input(process: subprocess.Popen[bytes]) -> None:

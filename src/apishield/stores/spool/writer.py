@@ -105,9 +105,19 @@ class SpoolWriter:
         """Whether there is something that no reader finds yet: what there was no room for."""
         return not self._overflow.is_empty
 
+    @property
+    def is_written(self) -> bool:
+        """Whether all that was flushed is in a file: ``False`` where the disk takes no more."""
+        return self._overflow.is_written
+
+    @property
+    def takes_results(self) -> bool:
+        """Whether results and settlements can be written down."""
+        return self._overflow.is_written and self._overflow.kept < MAX_KEPT
+
     def has_room_for(self, results: int) -> bool:
         """Whether so many results and settlements can be written down. Else they are counted as lost: refuse them."""
-        has_room = self._overflow.is_written and self._overflow.kept < MAX_KEPT
+        has_room = self.takes_results
         if not has_room:
             self.stats.lost_results += results
         return has_room
