@@ -143,7 +143,7 @@ def build() -> Dashboard:
         .with_panel(
             lines(
                 "Quotas and the ledger",
-                "Units that quotas count less (missing) or more (orphaned: charged without an event) than the ledger.",
+                "Units that quotas count less (missing) or more than the ledger (orphaned: no event; waiting: not taken).",
                 "none",
                 (highest("apishield_ledger_drift_units", "kind"), "{{kind}}"),
                 span=THIRD,

@@ -24,6 +24,7 @@ from apishield.services.analytics.decisions import DecisionService
 from apishield.services.analytics.live import LiveService
 from apishield.services.analytics.service import AnalyticsService
 from apishield.services.audit import AuditService
+from apishield.services.backlog import Pipeline
 from apishield.services.blocks import BlockService
 from apishield.services.customers import CustomerService
 from apishield.services.drain import EVENTS_BESIDE_CHECKS, SpoolDrain
@@ -212,7 +213,8 @@ class Runtime:
         self.decisions = DecisionService(archive, ids, clock, self.freshness.wait)
         self.addresses = AddressService(database, self.decisions, self.freshness.wait)
         self.live = LiveService(database, self.decisions, clock)
-        self.reconciler = Reconciler(database, self.snapshot, self.store, clock, self._make_orphans())
+        pipeline = Pipeline(database, settings, settings.data_dir / SPOOL_DIRECTORY)
+        self.reconciler = Reconciler(database, self.snapshot, self.store, clock, self._make_orphans(), pipeline)
         self.replays = ReplayService(
             database,
             archive,

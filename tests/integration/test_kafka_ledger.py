@@ -16,9 +16,9 @@ from confluent_kafka import KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from apishield.bootstrap import system_clock
-from apishield.cli.backlog import backlog
 from apishield.core.events import DecisionEvent, Event, Frame, Intake, ResultEvent
 from apishield.errors import ConfigurationError
+from apishield.services.backlog import Pipeline, backlog
 from apishield.services.ledger import Applied, Claim, LedgerService
 from apishield.settings import Settings
 from apishield.stores.kafka.messages import LARGEST_MESSAGE_BYTES, encode_messages
@@ -267,13 +267,15 @@ async def test_a_message_is_a_dead_letter_once_however_often_its_partition_is_tr
 
 
 async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or_not_even_claimed(
+    tmp_path: Path,
     kafka: KafkaServer,
     kafka_settings: Settings,
     database: Database,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the worker's metric, and by what ``apishield reconcile`` says."""
+    """By the worker's metric, by what ``apishield reconcile`` says, and by what tells orphaned charges from those that wait."""
+    pipeline = Pipeline(database, kafka_settings, tmp_path)
 
     async def be_away(*_: object) -> None:
         raise unavailable()
@@ -285,7 +287,7 @@ async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or
     async with consuming(kafka_settings, database, clock) as (consumer, _):
         await until_counted(database, (10, 0))
         await until(lambda: consumer.stats.lag == {0: 0, 1: 0, 2: 0, 3: 0}, "no lag")
-        assert (await backlog(database, kafka_settings)).messages == {0: 0, 1: 0, 2: 0, 3: 0}
+        assert (await backlog(database, kafka_settings, tmp_path)).messages == {0: 0, 1: 0, 2: 0, 3: 0}
         with monkeypatch.context() as patch:
             patch.setattr(LedgerService, "apply", be_away)
             publish(kafka, kafka_settings, *messages[10:30])
@@ -293,9 +295,13 @@ async def test_the_lag_of_a_partition_is_known_also_while_it_can_not_be_taken_or
             await until(lambda: consumer.stats.failures >= 3, "it to be tried again")
             publish(kafka, kafka_settings, *messages[30:40])
             await until(lambda: consumer.stats.lag == {0: 0, 1: 30, 2: 0, 3: 0}, "the lag to grow")
-            waits = await backlog(database, kafka_settings)
+            waits = await backlog(database, kafka_settings, tmp_path)
             assert (waits.messages, waits.is_empty) == ({0: 0, 1: 30, 2: 0, 3: 0}, False), "what the command tells"
+            written = await pipeline.written()
+            assert written is not None
+            assert not await pipeline.has_arrived(written)
         await until(lambda: consumer.stats.lag == {0: 0, 1: 0, 2: 0, 3: 0}, "no lag again")
+        assert await pipeline.has_arrived(written)
     with monkeypatch.context() as patch:
         patch.setattr(LedgerService, "claim", be_away)
         publish(kafka, kafka_settings, *messages[40:])

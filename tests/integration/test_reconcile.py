@@ -16,10 +16,12 @@ from sqlalchemy import update
 from apishield.core.events import DecisionEvent
 from apishield.core.model import SECOND_US, Counter, Limit, Mode, Quota
 from apishield.core.rate_limiter.quota import period_of
+from apishield.services.ledger import LedgerService
 from apishield.services.quota_use import ledger_use, quotas_of
 from apishield.services.reconcile import LOOKS, QuotaDrift, Reconciler
 from apishield.services.rollup_checks import rollup_drift
 from apishield.stores.sql.ledger.tables import rollup_hour, rollup_week
+from apishield.workers.ledger import LedgerWorker
 from tests.support.checks import make_key
 from tests.support.clock import ManualClock
 from tests.support.node import Node, Tenant, running_node
@@ -89,7 +91,7 @@ async def test_counters_that_agree_with_the_ledger_drift_by_nothing(node: Node, 
     reconciler = node.runtime.reconciler
     assert await looked(reconciler, node, LOOKS + 2) == []
     assert reconciler.stats.checked == 1
-    assert reconciler.stats.drift_units == {"missing": 0, "orphaned": 0}
+    assert reconciler.stats.drift_units == {"missing": 0, "orphaned": 0, "waiting": 0}
 
 
 async def test_charges_that_a_store_lost_are_charged_again_once(node: Node, tenant: Tenant) -> None:
@@ -124,10 +126,41 @@ async def test_units_that_were_charged_and_never_written_down_are_orphans_and_st
     await tenant.check(api_key=secret)
     counter = await counter_of(tenant, key_id)
     await node.runtime.store.charge([counter], [3])
-    (drift,) = await looked(node.runtime.reconciler, node)
+    (drift,) = await looked(node.runtime.reconciler, node, LOOKS + 1)
     assert (drift.ledger, drift.live, drift.orphaned, drift.missing) == (1, 4, 3, 0)
     assert node.runtime.reconciler.stats.orphan_charges == 3
     assert await used(node, counter) == 4
+
+
+async def test_what_nobody_has_taken_yet_is_counted_as_waiting_and_not_as_orphaned(
+    tmp_path: Path, clock: ManualClock, postgres_url: str, redis_url: str
+) -> None:
+    async with running_node(tmp_path, clock, ledger="off", database_url=postgres_url, redis_url=redis_url) as node:
+        tenant = await node.tenant()
+        key_id, secret = await make_key(tenant, quotas=(quota(100),))
+        for _ in range(3):
+            await tenant.check(api_key=secret)
+        await node.runtime.store.charge([await counter_of(tenant, key_id)], [2])  # as of a process that was killed
+        await node.runtime.usage.flush()
+        reconciler = node.runtime.reconciler
+
+        async def told() -> dict[str, int]:
+            (drift,) = await looked(reconciler, node, LOOKS + 1, heal=False)
+            assert drift.orphaned == sum(reconciler.stats.drift_units.values())
+            return reconciler.stats.drift_units
+
+        assert await told() == {"missing": 0, "orphaned": 0, "waiting": 5}
+        worker = LedgerWorker(
+            tmp_path / "spool", LedgerService(node.runtime.database, clock), clock, owner="w", max_bytes=1 << 30
+        )
+        await worker.drain.catch_up()
+        assert await told() == {"missing": 0, "orphaned": 2, "waiting": 0}
+        for _ in range(3):
+            await tenant.check(api_key=secret)
+        assert await told() == {"missing": 0, "orphaned": 2, "waiting": 3}, "what was sure stays so"
+        await worker.drain.catch_up()
+        assert await told() == {"missing": 0, "orphaned": 2, "waiting": 0}
+        worker.drain.close()
 
 
 async def test_what_is_on_its_way_is_no_drift(node: Node, tenant: Tenant) -> None:

@@ -11,8 +11,8 @@ from apishield.cli.output import EXIT_FAILED, print_json, print_table, say, warn
 
 if TYPE_CHECKING:
     from apishield.cli.administration import Administration
-    from apishield.cli.backlog import Backlog
     from apishield.cli.reconciliation import Reconciliation
+    from apishield.services.backlog import Backlog
 
 _IN_MEMORY = (
     "REDIS_URL is not set: the live counters are in the memory of the service, which looks after them by itself. "

@@ -6,10 +6,10 @@ import asyncio
 
 import msgspec
 
-from apishield.bootstrap import system_clock
-from apishield.cli.backlog import Backlog, backlog
+from apishield.bootstrap import SPOOL_DIRECTORY, system_clock
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
+from apishield.services.backlog import Backlog, backlog
 from apishield.services.reconcile import LOOKS, QuotaDrift, Reconciler
 from apishield.services.rollup_checks import RollupDrift, rollup_drift
 from apishield.services.snapshot import Snapshot
@@ -63,6 +63,5 @@ async def reconciled(
             await store.close()
             await usage.flush()
     rollups = await rollup_drift(database, clock)
-    return Reconciliation(
-        settings.redis_url is not None, checked, not_asked, nodes, quotas, rollups, await backlog(database, settings)
-    )
+    waits = await backlog(database, settings, settings.data_dir / SPOOL_DIRECTORY)
+    return Reconciliation(settings.redis_url is not None, checked, not_asked, nodes, quotas, rollups, waits)

@@ -12,6 +12,8 @@ settled but not there. So a difference counts only as far as it was there at eac
   is older. Nothing of them is billed. Counters in memory give them back where the ledger surely lacks nothing (``orphans``);
   in Redis, where events of other nodes may be on their way, the quota is that much smaller until its period ends.
   Not told of periods that began before the service had a ledger: there the counter is right.
+  Events that are not taken yet look the same. So the numbers of a running service count as orphaned only what was still missing
+  once all had arrived that was written when it was first seen (``backlog``), and until then as **waiting**.
 
 Use beyond a quota, where settled costs may go, is compared, too; save of one in shadow, which counts no further than it goes.
 """
@@ -29,6 +31,7 @@ import structlog
 from apishield.core.model import SECOND_US, Mode, Verdict
 from apishield.core.ports import Clock, CounterStore
 from apishield.errors import StoreUnavailable
+from apishield.services.backlog import Pipeline, Written
 from apishield.services.key_entries import KeyEntry
 from apishield.services.orphans import OrphanedCharges
 from apishield.services.quota_use import KeyQuota, ledger_since_us, ledger_use, quotas_of
@@ -38,6 +41,7 @@ from apishield.stores.sql.database import Database
 log = structlog.get_logger("apishield.reconcile")
 
 LOOKS: Final = 3
+KINDS: Final = ("missing", "orphaned", "waiting")
 HASTY_SECONDS: Final = 1.0  # between looks, after a store came back: longer than events take to the ledger
 HASTY_FOR_SECONDS: Final = 15.0  # so that nodes which come back to the store a little later are looked at, too
 _ASKED_AT_ONCE: Final = 64
@@ -47,6 +51,7 @@ _PERIOD_ENDS_US: Final = (
 )  # so close to its end a period is left alone: the charge might come into the next
 
 _Place = tuple[str, int]  # counter's key, start of the period
+_Name = tuple[str, str]  # of a quota: its key's id, its limit's name
 
 
 class QuotaDrift(msgspec.Struct, frozen=True):
@@ -67,7 +72,7 @@ class ReconcileStats(msgspec.Struct):
     """Plain numbers for the metrics, of the last round; ``rounds`` and ``healed_units`` of all.
 
     ``checked`` quotas are in use; of ``not_asked`` the counter could not be told, or its period was about to end.
-    ``drift_units`` is by kind.
+    ``drift_units`` is by kind; ``waiting`` are units whose event may not be taken yet.
     """
 
     rounds: int = 0
@@ -75,7 +80,7 @@ class ReconcileStats(msgspec.Struct):
     not_asked: int = 0
     healed_units: int = 0
     at_us: int = 0
-    drift_units: dict[str, int] = msgspec.field(default_factory=lambda: {"missing": 0, "orphaned": 0})
+    drift_units: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(KINDS, 0))
 
     @property
     def orphan_charges(self) -> int:
@@ -93,7 +98,8 @@ class _Look(msgspec.Struct, frozen=True):
 class Reconciler:
     """Looks at all quotas that are in use; remembers the last looks. One for each store of counters.
 
-    ``orphans`` gives back what is orphaned; without it, that stays.
+    ``orphans`` gives back what is orphaned; without it, that stays. ``pipeline`` tells what is orphaned from what waits;
+    without it all counts as orphaned.
     """
 
     def __init__(
@@ -103,12 +109,16 @@ class Reconciler:
         store: CounterStore,
         clock: Clock,
         orphans: OrphanedCharges | None = None,
+        pipeline: Pipeline | None = None,
     ) -> None:
         self._database = database
         self._snapshot = snapshot
         self._store = store
         self._clock = clock
         self._orphans = orphans
+        self._pipeline = pipeline
+        self._orphaned: dict[_Name, int] = {}  # that was surely so when last asked
+        self._seen: tuple[Written, dict[_Name, int]] | None = None  # with what the counters said then
         self._looks: dict[_Place, list[_Look]] = {}
         self._due = 0.0
         self._hasty_until = 0.0
@@ -134,6 +144,7 @@ class Reconciler:
     def rest(self) -> None:
         """Forgets what it saw: another process looks now."""
         self._looks.clear()
+        self._orphaned, self._seen = {}, None
         self.stats.drift_units = dict.fromkeys(self.stats.drift_units, 0)
 
     async def step(self, *, heal: bool = True) -> list[QuotaDrift]:
@@ -143,7 +154,9 @@ class Reconciler:
         """
         now_us = self._clock()
         quotas = quotas_of(self._entries(), now_us)
-        used, durable, since_us = await self._known(quotas, now_us)
+        seen = self._seen
+        has_arrived = seen is not None and self._pipeline is not None and await self._pipeline.has_arrived(seen[0])
+        used, durable, since_us = await self._known(quotas, now_us)  # after that: it has what arrived
         in_use = [quota for quota in quotas if _place(quota) in used or _place(quota) in durable]
         live = await self._live(in_use)  # after the ledger: what it has, a counter must have
         found: list[QuotaDrift] = []
@@ -158,6 +171,7 @@ class Reconciler:
         self._looks = looks
         if heal:
             found = await self._heal(found, in_use)
+        await self._tell_orphans(found, has_arrived=has_arrived)
         self._note(found, now_us)
         self.stats.checked, self.stats.not_asked = len(in_use), len(in_use) - len(live)
         return found
@@ -228,13 +242,34 @@ class Reconciler:
             after.append(drift)
         return after
 
+    async def _tell_orphans(self, found: Sequence[QuotaDrift], *, has_arrived: bool) -> None:
+        """Tells which of ``found`` are surely orphaned: what a counter had that the ledger lacks after all has arrived."""
+        orphaned = {(drift.key_id, drift.limit): drift.orphaned for drift in found if drift.orphaned}
+        if self._pipeline is None:
+            self._orphaned = orphaned
+            return
+        had = self._seen[1] if has_arrived and self._seen is not None else {}
+        ledger = {(drift.key_id, drift.limit): drift.ledger for drift in found}
+        self._orphaned = {
+            name: min(units, max(self._orphaned.get(name, 0), had.get(name, 0) - ledger[name]))
+            for name, units in orphaned.items()
+        }
+        if self._orphaned == orphaned:
+            self._seen = None
+        elif self._seen is None or has_arrived:
+            written = await self._pipeline.written()
+            live = {(drift.key_id, drift.limit): drift.live for drift in found}
+            self._seen = None if written is None else (written, live)
+
     def _note(self, found: Sequence[QuotaDrift], now_us: int) -> None:
         stats = self.stats
         stats.rounds += 1
         stats.at_us = now_us
+        orphaned = sum(self._orphaned.values())
         stats.drift_units = {
             "missing": sum(drift.missing for drift in found),
-            "orphaned": sum(drift.orphaned for drift in found),
+            "orphaned": orphaned,
+            "waiting": sum(drift.orphaned for drift in found) - orphaned,
         }
 
 

@@ -164,7 +164,7 @@ LEDGER: Final = (
     _counter("apishield_ledger_healed_units_total", "Units that quotas lacked, and that were charged again."),
     _gauge(
         "apishield_ledger_drift_units",
-        "Units that quotas count less (missing) or more (orphaned: their event was lost, or is not taken yet) than the ledger.",
+        "Units that quotas count less (missing) or more than the ledger: their event is lost (orphaned) or may wait (waiting).",
         "kind",
     ),
 )
