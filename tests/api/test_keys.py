@@ -182,6 +182,26 @@ async def test_a_rate_limit_can_not_have_the_name_of_a_quota(alice: Tenant) -> N
     assert [error["pointer"] for error in problem["errors"]] == ["/rate_limits/0/name"]
 
 
+async def test_what_is_wrong_with_the_one_limit_that_was_sent_is_named_as_it_was_sent(alice: Tenant) -> None:
+    limit = {"strategy": "fixed_window", "requests": 1, "window_seconds": 1, "name": "monthly_requests"}
+    body = {"rate_limit": limit, "quota": {"monthly_requests": 5}}
+    made = await alice.key()
+    for method, path, sent in (
+        ("POST", "/v1/keys", body | {"name": "k"}),
+        ("PATCH", f"/v1/keys/{made['id']}", body),
+    ):
+        problem = await alice.problem(422, "invalid_limit", method, path, sent)
+        assert [error["pointer"] for error in problem["errors"]] == ["/rate_limit/name"]
+        assert problem["detail"].startswith("rate_limit.name: ")
+    item = body | {"name": "k", "key": "g" * 24}
+    imported = await alice.ok("POST", "/v1/keys/import", {"keys": [item]})
+    assert [error["pointer"] for error in imported["results"][0]["errors"]] == ["/rate_limit/name"]
+    problem = await alice.problem(
+        422, "validation_failed", "POST", "/v1/keys", {"name": "k", "kind": "service", "rate_limit": "1/second"}
+    )
+    assert [error["pointer"] for error in problem["errors"]] == ["/rate_limit"]
+
+
 async def test_two_limits_of_one_name_are_refused(alice: Tenant) -> None:
     limit = {"strategy": "fixed_window", "requests": 1, "window_seconds": 1, "name": "same"}
     problem = await alice.problem(422, "invalid_limit", "POST", "/v1/keys", {"name": "k", "rate_limits": [limit] * 2})

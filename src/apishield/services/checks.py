@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -28,14 +28,22 @@ _UNIT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
 class Faults:
-    """Collects what is wrong with a request, by JSON pointer."""
+    """Collects what is wrong with a request, by JSON pointer.
 
-    def __init__(self) -> None:
+    ``sent`` gives the pointers of parts that the caller sent elsewhere than where the use case looks for them.
+    """
+
+    def __init__(self, sent: Mapping[str, str] | None = None) -> None:
+        self._sent = sent or {}
         self._found: list[Fault] = []
         self._codes: set[str] = set()
 
     def add(self, pointer: str, message: str, code: str = "validation_failed") -> None:
         """Notes a fault. Where all have the same ``code``, that is the code of the problem."""
+        for ours, theirs in self._sent.items():
+            if pointer == ours or pointer.startswith(f"{ours}/"):
+                pointer = theirs + pointer[len(ours) :]
+                break
         self._found.append(Fault(pointer, message))
         self._codes.add(code)
 

@@ -13,9 +13,14 @@ from apishield.errors import Fault
 from apishield.services.checks import Faults, is_quota
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
+_SENT_ALONE = {"/rate_limits/0": "/rate_limit", "/rate_limits": "/rate_limit"}
+
 
 class KeyDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """A key to be made. Limits and quotas need no ids; the key's own get them."""
+    """A key to be made. Limits and quotas need no ids; the key's own get them.
+
+    ``limit_sent_alone`` is whether the caller sent the one rate limit as ``rate_limit``: what is wrong with it is named so.
+    """
 
     name: str
     kind: KeyKind = KeyKind.CALLER
@@ -23,6 +28,7 @@ class KeyDraft(msgspec.Struct, frozen=True, kw_only=True):
     customer_id: str | None = None
     scopes: tuple[str, ...] = ()
     rate_limits: tuple[Limit, ...] = ()
+    limit_sent_alone: bool = False
     quotas: tuple[Limit, ...] = ()
     allowed_ips: tuple[str, ...] = ()
     metadata: Metadata = {}
@@ -31,12 +37,16 @@ class KeyDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change of a key; what is absent stays. A limit that keeps its name keeps its id, and so its state."""
+    """What to change of a key; what is absent stays. A limit that keeps its name keeps its id, and so its state.
+
+    ``limit_sent_alone`` is as in a draft.
+    """
 
     name: str | UnsetType = UNSET
     customer_id: str | UnsetType | None = UNSET
     scopes: tuple[str, ...] | UnsetType = UNSET
     rate_limits: tuple[Limit, ...] | UnsetType = UNSET
+    limit_sent_alone: bool = False
     quotas: tuple[Limit, ...] | UnsetType = UNSET
     allowed_ips: tuple[str, ...] | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
@@ -59,9 +69,14 @@ class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...] = ()
 
 
+def faults_in(asked: KeyDraft | KeyChanges) -> Faults:
+    """Collects what is wrong with ``asked``, under the names that the caller used."""
+    return Faults(_SENT_ALONE if asked.limit_sent_alone else None)
+
+
 def new_key(tx: UnitOfWork, tenant_id: str, draft: KeyDraft, *, hint: str, faults: Faults) -> Key:
     """A key of the tenant as the draft asks for it; what is wrong is added to ``faults``."""
-    fields = {name: getattr(draft, name) for name in draft.__struct_fields__}
+    fields = {name: getattr(draft, name) for name in draft.__struct_fields__ if name in Key.__struct_fields__}
     key = Key(
         id=tx.new_id("key"), tenant_id=tenant_id, hint=hint, created_at_us=tx.now_us, updated_at_us=tx.now_us, **fields
     )

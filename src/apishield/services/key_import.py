@@ -13,7 +13,7 @@ from apishield.core.key_manager.hashing import SHA256_BYTES, digest, digest_of_h
 from apishield.core.records import Key, KeyKind, SecretHash
 from apishield.errors import ProblemError
 from apishield.services.checks import Faults
-from apishield.services.key_drafts import ImportItem, ImportResult, new_key
+from apishield.services.key_drafts import ImportItem, ImportResult, faults_in, new_key
 from apishield.services.secrets import Secrets
 from apishield.stores.sql.unit_of_work import UnitOfWork
 
@@ -57,7 +57,7 @@ async def import_keys(
 
 
 def _candidate(tx: UnitOfWork, secrets: Secrets, tenant_id: str, item: ImportItem) -> _Candidate:
-    faults = Faults()
+    faults = faults_in(item.draft)
     key = new_key(tx, tenant_id, item.draft, hint=HINT_OF_A_HASH, faults=faults)
     if key.kind is not KeyKind.CALLER:
         faults.add("/kind", "only callers' keys can be imported; make a service key with POST /v1/keys")

@@ -24,7 +24,7 @@ from apishield.services.base import (
     tenant_of,
 )
 from apishield.services.checks import Faults
-from apishield.services.key_drafts import ImportItem, ImportResult, KeyChanges, KeyDraft, checked, new_key
+from apishield.services.key_drafts import ImportItem, ImportResult, KeyChanges, KeyDraft, checked, faults_in, new_key
 from apishield.services.lifetimes import outlives, within_own
 from apishield.stores.sql.pagination import Page, PageRequest
 from apishield.stores.sql.repositories.audit import Event
@@ -40,7 +40,7 @@ class KeyService(Service):
         """Makes a key; returns it with its secret, which is shown this once. A service key never outlives its maker."""
         async with self._database.transaction() as tx:
             tenant = await hold_tenant(tx, actor)
-            faults = Faults()
+            faults = faults_in(draft)
             if draft.kind is KeyKind.SERVICE:
                 expires_at_us = within_own(actor, draft.expires_at_us, "service key")
                 draft = msgspec.structs.replace(draft, expires_at_us=expires_at_us)
@@ -87,8 +87,9 @@ class KeyService(Service):
             before = await _existing(tx, tenant.id, key_id)
             if before.revoked_at_us is not None:
                 raise ProblemError("conflict", f"The key {key_id} is revoked and can't be changed. Make a new one.")
-            faults = Faults()
-            after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **given(changes))
+            faults = faults_in(changes)
+            fields = {name: value for name, value in given(changes).items() if name in Key.__struct_fields__}
+            after = msgspec.structs.replace(before, updated_at_us=tx.now_us, **fields)
             after = checked(after, faults, previous=before, now_us=tx.now_us, new_id=tx.new_id)
             if after.customer_id != before.customer_id:
                 await _check_customer(tx, after, faults)

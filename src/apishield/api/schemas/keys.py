@@ -125,6 +125,7 @@ class _NewKey(Input):
             customer_id=self.customer_id,
             scopes=default if self.scopes is None else tuple(self.scopes),
             rate_limits=rate_limits(self.rate_limit, self.rate_limits),
+            limit_sent_alone=self.rate_limit is not None,
             quotas=quotas(self.quota),
             allowed_ips=tuple(self.allowed_ips),
             metadata=self.metadata,
@@ -167,6 +168,7 @@ class KeyChanges(Changes):
     def changes(self) -> service.KeyChanges:
         """The value inside."""
         given = self.given()
+        alone = given.get("rate_limit") is not None
         if "rate_limit" in given or "rate_limits" in given:
             given["rate_limits"] = rate_limits(given.pop("rate_limit", None), given.get("rate_limits"))
         if "quota" in given:
@@ -175,7 +177,7 @@ class KeyChanges(Changes):
             given["expires_at_us"] = given.pop("expires_at")
         for name in given.keys() & {"scopes", "allowed_ips"}:
             given[name] = tuple(given[name])
-        return service.KeyChanges(**given)
+        return service.KeyChanges(limit_sent_alone=alone, **given)
 
 
 class KeyOut(Output):
