@@ -340,15 +340,15 @@ async def test_a_server_out_of_memory_is_unavailable_and_charges_nothing(
 
 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("is_list", [True, False], ids=["list", "text"])
+@pytest.mark.parametrize("theirs", [["theirs"], "theirs", "theirs" * 30], ids=["list", "text", "long text"])
 async def test_what_somebody_else_wrote_over_a_counter_fails_its_own_checks_alone_and_charges_nothing_of_them(
-    store: RedisStore, client: redis_py.Redis, rule: Algorithm, is_list: bool
+    store: RedisStore, client: redis_py.Redis, rule: Algorithm, theirs: list[str] | str
 ) -> None:
     spoilt, others = counter(rule, "spoilt"), [counter(each) for each in ALL]
-    if is_list:
-        client.rpush(spoilt.key, "theirs")
+    if isinstance(theirs, list):
+        client.rpush(spoilt.key, *theirs)
     else:
-        client.set(spoilt.key, "theirs")
+        client.set(spoilt.key, theirs)
     checks = [[*others, spoilt] if number in (1, 3) else others for number in range(6)]
     verdicts = await asyncio.gather(
         *(decide(store, *check, check_id=f"dec_{number}") for number, check in enumerate(checks)),

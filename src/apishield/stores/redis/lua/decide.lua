@@ -44,6 +44,9 @@ for _ = 1, ask[2] do
     if not s then
       local read, key = algorithms[ask[r]].read, KEYS[ask[p]]
       ok, s = pcall(read, key)
+      if ok and not (s.seen < 9007199254740992 and s.seen % 1 == 0) then -- text, whose bytes are no time
+        ok, s = false, 'it is no state of a counter'
+      end
       if not ok and ask[r + 1] == RESET then
         redis.call('DEL', key)
         ok, s = true, read(key)
