@@ -13,7 +13,7 @@ from apishield.services.analytics.decisions import DecisionService
 from apishield.stores.sql.analytics.plan import Selection
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.ledger.archive import DecisionArchive
-from tests.integration.test_analytics_oracle import Traffic, fits, questions, traffic  # noqa: F401  a fixture
+from tests.support.analytics_oracle import Traffic, fits, questions, traffic  # noqa: F401  a fixture
 from tests.support.clock import ManualClock
 
 
