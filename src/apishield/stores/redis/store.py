@@ -47,7 +47,7 @@ from apishield.stores.redis.servers import Servers, servers_of
 
 VERDICTS_A_CALL = 32
 COUNTERS_A_CALL = 256  # keeps a call within about a millisecond of Redis
-CALLS_UNDER_WAY = 32  # about 10 ms of Redis' work
+CALLS_UNDER_WAY = 16  # about 5 ms of Redis' work
 MAX_RESENT = 3
 _ONE_TURN_SECONDS = 0.001
 STUCK_AFTER_SECONDS = 1.0
