@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apishield.analytics.histogram import BUCKETS, MAX_VALUE_US, Histogram, HistogramError, bucket_of, sum_histograms
+from apishield.analytics.histogram import (
+    BUCKETS,
+    MAX_VALUE_US,
+    Histogram,
+    HistogramError,
+    bucket_of,
+    sum_histograms,
+    sum_moved,
+)
 
 # Uniform over magnitudes, not over numbers: latencies are small, and so are the buckets that are hard to get right.
 values_us = st.integers(0, 37).flatmap(lambda bits: st.integers(0, min(2**bits, MAX_VALUE_US)))
@@ -67,6 +75,32 @@ def test_sums_of_stored_histograms_are_those_of_the_values(parts: list[list[int]
     assert sum_histograms(blobs) == merged == whole
     if blobs:  # a database adds them by writing one behind the other
         assert Histogram.from_bytes(b"".join(blobs)) == sum_histograms([b"".join(blobs)]) == whole
+
+
+@given(parts=st.lists(st.tuples(st.integers(0, 3), st.none() | st.integers(0, 3), st.lists(values_us, max_size=20))))
+def test_what_is_moved_from_one_sum_to_another_counts_there_and_the_rest_is_left_exactly(
+    parts: list[tuple[int, int | None, list[int]]],
+) -> None:
+    held: dict[int, list[int]] = {key: [] for part in parts for key in part[:2] if key is not None}
+    given_to: list[tuple[int, int | None, bytes]] = []
+    for key, out_of, values in parts:
+        held[key] += values
+        given_to.append((key, out_of, histogram_of(values).to_bytes()))
+        if out_of is not None:  # it lies there beside others, in a sum of all
+            given_to.append((out_of, None, histogram_of([*values, 7]).to_bytes()))
+            held[out_of] += [7]
+    expected = {key: histogram_of(values) for key, values in held.items()}
+    assert sum_moved(given_to) == sum_moved(reversed(given_to)) == expected
+
+
+@given(there=samples, moved=samples)
+def test_what_was_never_added_can_not_be_taken_away(there: list[int], moved: list[int]) -> None:
+    found = sum_moved([("a", None, histogram_of(there).to_bytes()), ("b", "a", histogram_of(moved).to_bytes())])
+    assert found["b"] == histogram_of(moved)
+    left = histogram_of(there).counts
+    for bucket, count in histogram_of(moved).counts.items():
+        left[bucket] = max(0, left.get(bucket, 0) - count)
+    assert found["a"].counts == {bucket: count for bucket, count in left.items() if count}
 
 
 @given(counts=st.dictionaries(values_us, st.integers(0, 63).flatmap(lambda bits: st.integers(1, 2**bits)), max_size=30))

@@ -20,16 +20,19 @@ another without reading either.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate, compress
 from math import ceil
 from struct import Struct
-from typing import Final
+from typing import Final, TypeVar
 
 MAX_VALUE_US: Final = 86_400_000_000
 """One day. Longer values are counted as that long."""
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 _VERSION: Final = 1
 _HEADER_BYTES: Final = 4
@@ -139,8 +142,9 @@ class Histogram:
         """As ``quantile`` for each of ``shares``, in one walk over the buckets."""
         if any(not 0 <= share <= 1 for share in shares):
             raise ValueError(f"{list(shares)} are no shares; a share is a number from 0 to 1")
-        buckets = sorted(self.counts)
-        sums = list(accumulate(self.counts[bucket] for bucket in buckets))
+        counts = self.counts
+        buckets = sorted(counts)
+        sums = list(accumulate(map(counts.__getitem__, buckets)))
         if not sums:
             return [None] * len(shares)
         return [_MIDDLES[buckets[bisect_right(sums, _rank(share, sums[-1]) - 1)]] for share in shares]
@@ -175,6 +179,32 @@ def sum_histograms(blobs: Iterable[bytes]) -> Histogram:
             for bucket, count in zip(accumulate(ways), counts, strict=True):
                 totals[bucket] += count
     return Histogram(dict(zip(compress(range(BUCKETS), totals), filter(None, totals), strict=True)))
+
+
+def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Histogram]:
+    """The sums of histograms by key; ``parts`` are a key, the key out of which that histogram is moved, and its bytes.
+
+    What is moved must have been added where it is taken away, in whatever order: then exactly the rest is left there, as both
+    are whole counts of the same values. What was not added, so that less than nothing would be left, counts nothing. Raises
+    ``HistogramError`` for other bytes than those of ``to_bytes``.
+    """
+    totals: dict[_Key, list[int]] = defaultdict(lambda: [0] * BUCKETS)
+    for key, out_of, blob in parts:
+        here = totals[key]
+        there = None if out_of is None else totals[out_of]
+        for ways, counts in _read(blob):
+            buckets = zip(accumulate(ways), counts, strict=True)
+            if there is None:
+                for bucket, count in buckets:
+                    here[bucket] += count
+            else:
+                for bucket, count in buckets:
+                    here[bucket] += count
+                    there[bucket] -= count
+    return {
+        key: Histogram({bucket: count for bucket, count in enumerate(total) if count > 0})
+        for key, total in totals.items()
+    }
 
 
 def _rank(share: float, count: int) -> int:
