@@ -12,7 +12,7 @@ from apishield.analytics.steps import SECOND_US, Step, floor
 from apishield.core.events import DecisionEvent
 from apishield.services.analytics.timeseries import GROUPINGS, GroupBy
 from apishield.stores.sql.analytics.plan import Group
-from tests.support.analytics_oracle import LABELS, Traffic, hold, questions, traffic
+from tests.support.analytics_oracle import LABELS, Traffic, hold, questions, step_of, traffic
 
 __all__ = ["traffic"]
 
@@ -89,10 +89,3 @@ def kept_point(at_us: int, step: Step, time_zone: str, starts_s: Sequence[int], 
     else:
         start_s = step_of((floor(at_s, finest) + finest.seconds // 2) * SECOND_US, Step.DAY, time_zone)
     return min(max(start_s, starts_s[0]), starts_s[-1])  # a day that reaches out of the period counts whole at its edge
-
-
-def step_of(at_us: int, step: Step, time_zone: str) -> int:
-    """The start of the step, by the clocks of the zone, in which an event was."""
-    at = datetime.fromtimestamp(at_us // SECOND_US, ZoneInfo(time_zone))
-    start = at.replace(minute=0, second=0) if step is Step.HOUR else at.replace(hour=0, minute=0, second=0)
-    return int(start.timestamp())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
@@ -13,14 +14,12 @@ from apishield.analytics.periods import (
     Horizon,
     Period,
     Segment,
-    coarsest_within,
-    kept_step,
+    moves,
     place,
     previous,
     resolution,
     runs,
     segments,
-    segments_of_steps,
     step_for,
     steps,
 )
@@ -117,66 +116,61 @@ def test_steps_tile_the_period_in_every_zone(period: Period, step: Step, zone: Z
         assert all(datetime.fromtimestamp(start_s, zone).minute == 0 for start_s in starts)
 
 
-@given(period=periods, step=st.sampled_from(Step), zone=zones)
-def test_every_bucket_of_a_time_series_lies_whole_in_one_step(period: Period, step: Step, zone: ZoneInfo) -> None:
+@given(period=periods, step=st.sampled_from(Step), zone=zones, days=st.none() | days_kept)
+def test_a_time_series_counts_all_that_is_kept_once_and_each_where_its_middle_lies(
+    period: Period, step: Step, zone: ZoneInfo, days: tuple[int, int] | None
+) -> None:
+    """What is read and what is moved, added up over the shortest buckets that are kept."""
     assume(period.from_us < period.to_us)
-    period = Period(max(period.from_us, period.to_us - 90 * step.seconds * SECOND_US), period.to_us)
+    period = Period(max(period.from_us, period.to_us - 4 * step.seconds * SECOND_US), period.to_us)
+    horizon = None if days is None else Horizon.at(NOW_S * SECOND_US, *days)
     starts = steps(*period, step, zone)
-    for segment in segments(*period, coarsest=coarsest_within(starts)):
-        for bucket_s in range(segment.start_s, segment.end_s, segment.step.seconds):
-            index = place(starts, bucket_s, segment.step)
-            assert starts[index] <= bucket_s
-            assert index + 1 == len(starts) or bucket_s + segment.step.seconds <= starts[index + 1]
+    parts = segments(*period, horizon, step)
+    counted: dict[tuple[int, int], int] = defaultdict(int)
+    for part in parts:
+        for bucket_s in buckets_of(part):
+            for inner_s, _ in shortest(bucket_s, part.step, horizon):
+                counted[inner_s, place(starts, bucket_s, part.step)] += 1
+    for part in moves(parts, starts, horizon):
+        around = part.step.around
+        for bucket_s in buckets_of(part):
+            assert horizon is None or part.step.seconds >= horizon.finest(bucket_s).seconds  # it is still there
+            for inner_s, _ in shortest(bucket_s, part.step, horizon):
+                counted[inner_s, place(starts, bucket_s, part.step)] += 1
+                counted[inner_s, place(starts, floor(bucket_s, around), around)] -= 1
+    expected = {
+        (inner_s, place(starts, inner_s, step)): 1
+        for part in parts
+        for bucket_s in buckets_of(part)
+        for inner_s, step in shortest(bucket_s, part.step, horizon)
+    }
+    assert {bucket: times for bucket, times in counted.items() if times} == expected
 
 
-@given(period=periods, step=st.sampled_from(Step), zone=zones)
-def test_a_time_series_reads_few_buckets_each_whole_in_one_step_and_the_period_once(
-    period: Period, step: Step, zone: ZoneInfo
+@given(period=periods, zone=zones)
+def test_a_day_of_any_zone_costs_a_row_and_at_most_half_a_day_of_hours_and_half_an_hour_of_minutes(
+    period: Period, zone: ZoneInfo
 ) -> None:
     assume(period.from_us < period.to_us)
-    period = Period(max(period.from_us, period.to_us - 90 * step.seconds * SECOND_US), period.to_us)
-    starts = steps(*period, step, zone)
-    found = segments_of_steps(*period, starts)
-    whole = period.whole_minutes()
-    assert_partition(found, whole.from_us // SECOND_US, whole.to_us // SECOND_US)
-    for segment in found:
-        for bucket_s in range(segment.start_s, segment.end_s, segment.step.seconds):
-            index = place(starts, bucket_s, segment.step)
-            assert starts[index] <= bucket_s
-            assert index + 1 == len(starts) or bucket_s + segment.step.seconds <= starts[index + 1]
-    if step is Step.DAY:  # 25 hours, and at the border of two days an hour in minutes
-        assert buckets(found) <= len(starts) * (25 + 60) + 60
+    starts = steps(*period, Step.DAY, zone)
+    days = [part for part in segments(*period) if part.step is Step.DAY]
+    assert buckets(moves(days, starts)) <= len(starts) * (12 + 30)
 
 
-@given(period=periods, step=st.sampled_from(Step), zone=zones, days=days_kept)
-def test_a_time_series_of_what_is_kept_reads_the_buckets_that_its_summary_reads(
-    period: Period, step: Step, zone: ZoneInfo, days: tuple[int, int]
-) -> None:
-    assume(period.from_us < period.to_us)
-    period = Period(max(period.from_us, period.to_us - 90 * step.seconds * SECOND_US), period.to_us)
-    horizon = Horizon.at(NOW_S * SECOND_US, *days)
-    whole = segments(*period, horizon)
-    found = segments_of_steps(*period, steps(*period, step, zone), horizon)
-    assert_partition(found, whole[0].start_s, whole[-1].end_s)
-    for segment in found:
-        kept_from_s = {Step.MINUTE: horizon.minutes_from_s, Step.HOUR: horizon.hours_from_s, Step.DAY: 0}[segment.step]
-        assert segment.start_s >= kept_from_s
+def buckets_of(part: Segment) -> range:
+    return range(part.start_s, part.end_s, part.step.seconds)
 
 
-@given(period=periods, step=st.sampled_from((Step.MINUTE, Step.HOUR)), days=days_kept)
-def test_every_point_of_a_time_series_begins_where_a_bucket_does_that_is_kept(
-    period: Period, step: Step, days: tuple[int, int]
-) -> None:
-    assume(period.from_us < period.to_us)
-    horizon = Horizon.at(NOW_S * SECOND_US, *days)
-    step = kept_step(step, period.from_us, horizon)
-    period = Period(period.from_us, min(period.to_us, period.from_us + 900 * step.seconds * SECOND_US))
-    starts = steps(*period, step)
-    for segment in segments_of_steps(*period, starts, horizon):
-        for bucket_s in range(segment.start_s, segment.end_s, segment.step.seconds):
-            at_s = starts[place(starts, bucket_s, segment.step)]
-            in_it = at_s <= bucket_s and bucket_s + segment.step.seconds <= at_s + step.seconds
-            assert in_it or bucket_s + segment.step.seconds > NOW_S  # of the present day: nothing lies behind now
+def shortest(bucket_s: int, step: Step, horizon: Horizon | None) -> list[tuple[int, Step]]:
+    """The shortest buckets that are kept of those in a bucket of ``step``, each with its own step."""
+    found: list[tuple[int, Step]] = []
+    at_s = bucket_s
+    while at_s < bucket_s + step.seconds:
+        finest = Step.MINUTE if horizon is None else horizon.finest(at_s)
+        shorter = min(finest, step, key=lambda step: step.seconds)
+        found.append((at_s, shorter))
+        at_s += shorter.seconds
+    return found
 
 
 @given(period=periods, step=st.sampled_from(Step), zone=zones, bucket=st.sampled_from(Step))

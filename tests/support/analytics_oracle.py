@@ -15,6 +15,7 @@ import pytest_asyncio
 from apishield.analytics.endpoint_names import collapse
 from apishield.analytics.histogram import Histogram
 from apishield.analytics.periods import Horizon
+from apishield.analytics.reports import latency
 from apishield.analytics.rollup import as_units
 from apishield.analytics.steps import SECOND_US, Step, ceil, floor
 from apishield.core.events import CATALOGUED, PEEK, TEST, DecisionEvent, Event, ResultEvent
@@ -220,9 +221,15 @@ def hold(found: Figures, expected: tuple[Sums, dict[str, int], list[int]], quest
     histogram = Histogram()
     for latency_us in latencies:
         histogram.add(latency_us)
-    p95 = histogram.quantile(0.95)
-    assert found.latency.p95 == (None if p95 is None else p95 / 1000), question
+    assert found.latency == latency(histogram), question
 
 
 def counts(sums: Sums | None) -> tuple[int, int]:
     return (0, 0) if sums is None else (sums.requests, sums.allowed)
+
+
+def step_of(at_us: int, step: Step, time_zone: str) -> int:
+    """The start of the step, by the clocks of the zone, in which an event was."""
+    at = datetime.fromtimestamp(at_us // SECOND_US, ZoneInfo(time_zone))
+    start = at.replace(minute=0, second=0) if step is Step.HOUR else at.replace(hour=0, minute=0, second=0)
+    return int(start.timestamp())

@@ -13,8 +13,8 @@ from apishield.analytics.periods import (
     Period,
     Run,
     Segment,
-    coarsest_within,
     kept_step,
+    moves,
     parse_instant,
     parse_period,
     parse_zone,
@@ -23,7 +23,6 @@ from apishield.analytics.periods import (
     resolution,
     runs,
     segments,
-    segments_of_steps,
     step_for,
     steps,
 )
@@ -208,39 +207,97 @@ def test_days_of_a_zone_have_23_and_25_hours_where_clocks_change() -> None:
 def test_hours_of_a_half_hour_zone_begin_at_its_full_hours() -> None:
     starts = steps(us("2026-11-23T10:00:00"), us("2026-11-23T12:00:00"), HOUR, ZoneInfo("Asia/Kolkata"))
     assert starts == [s("2026-11-23T09:30:00"), s("2026-11-23T10:30:00"), s("2026-11-23T11:30:00")]
-    assert coarsest_within(starts) is MINUTE
+
+
+def days_of(zone: str, from_: str, to: str) -> tuple[list[Segment], list[Segment]]:
+    """The buckets that a chart by day reads, and those that it moves."""
+    horizon = Horizon.at(NOW_US)
+    parts = segments(us(from_), us(to), horizon)
+    return parts, moves(parts, steps(us(from_), us(to), DAY, ZoneInfo(zone)), horizon)
+
+
+def test_days_of_utc_move_nothing() -> None:
+    assert days_of("UTC", "2026-11-20T03:00:00", "2026-11-23T00:00:00")[1] == []
+
+
+def test_a_day_that_a_midnight_cuts_is_one_row_and_its_shorter_part_is_moved() -> None:
+    parts, moved = days_of("Europe/Berlin", "2026-11-20T00:00:00", "2026-11-23T00:00:00")
+    assert parts == [Segment(DAY, s("2026-11-20T00:00"), s("2026-11-23T00:00"))]
+    assert moved == [Segment(HOUR, s(f"2026-11-{day}T23:00"), s(f"2026-11-{day + 1}T00:00")) for day in (20, 21, 22)]
+    _, moved = days_of("America/New_York", "2026-11-21T00:00:00", "2026-11-22T00:00:00")
+    assert moved == [Segment(HOUR, s("2026-11-21T00:00"), s("2026-11-21T05:00"))]
 
 
 @pytest.mark.parametrize(
-    ("zone", "step", "coarsest"),
-    [("UTC", DAY, DAY), ("Europe/Berlin", DAY, HOUR), ("Asia/Kolkata", DAY, MINUTE), ("Europe/Berlin", HOUR, HOUR)],
+    ("zone", "hours", "minutes"),
+    [
+        ("Asia/Kolkata", ("18:00", "00:00"), ("18:00", "18:30")),  # midnight at 18:30: hour 18 counts after it
+        ("Asia/Kathmandu", ("18:00", "00:00"), ("18:00", "18:15")),
+        ("Pacific/Chatham", ("00:00", "10:00"), ("10:00", "10:15")),  # its days begin in the morning
+        ("Australia/Eucla", ("15:00", "00:00"), ("15:00", "15:15")),
+    ],
 )
-def test_a_time_series_is_summed_from_the_longest_buckets_that_fit_its_steps(
-    zone: str, step: Step, coarsest: Step
+def test_of_the_hour_that_a_midnight_cuts_the_minutes_of_the_shorter_part_are_moved(
+    zone: str, hours: tuple[str, str], minutes: tuple[str, str]
 ) -> None:
-    starts = steps(us("2026-11-20T00:00:00"), us("2026-11-23T00:00:00"), step, ZoneInfo(zone))
-    assert coarsest_within(starts) is coarsest
-
-
-def test_days_of_a_half_hour_zone_take_minutes_around_their_midnights_only() -> None:
-    from_us, to_us = us("2026-11-19T18:30:00"), us("2026-11-22T18:30:00")
-    starts = steps(from_us, to_us, DAY, ZoneInfo("Asia/Kolkata"))
-    assert segments_of_steps(from_us, to_us, starts, Horizon.at(NOW_US)) == [
-        Segment(MINUTE, s("2026-11-19T18:30"), s("2026-11-19T19:00")),
-        Segment(HOUR, s("2026-11-19T19:00"), s("2026-11-20T18:00")),
-        Segment(MINUTE, s("2026-11-20T18:00"), s("2026-11-20T19:00")),
-        Segment(HOUR, s("2026-11-20T19:00"), s("2026-11-21T18:00")),
-        Segment(MINUTE, s("2026-11-21T18:00"), s("2026-11-21T19:00")),
-        Segment(HOUR, s("2026-11-21T19:00"), s("2026-11-22T18:00")),
-        Segment(MINUTE, s("2026-11-22T18:00"), s("2026-11-22T18:30")),
+    _, moved = days_of(zone, "2026-11-20T00:00:00", "2026-11-21T00:00:00")
+    ends = {"00:00": "2026-11-21T00:00"}
+    assert moved == [
+        Segment(HOUR, s(f"2026-11-20T{hours[0]}"), s(ends.get(hours[1], f"2026-11-20T{hours[1]}"))),
+        Segment(MINUTE, s(f"2026-11-20T{minutes[0]}"), s(f"2026-11-20T{minutes[1]}")),
     ]
 
 
-def test_where_minutes_are_gone_days_of_a_half_hour_zone_are_made_of_hours() -> None:
-    from_us, to_us = us("2026-11-01T00:00:00"), us("2026-11-04T00:00:00")
-    starts = steps(from_us, to_us, DAY, ZoneInfo("Asia/Kolkata"))
-    assert segments_of_steps(from_us, to_us, starts, Horizon.at(NOW_US)) == [
-        Segment(HOUR, s("2026-11-01T00:00"), s("2026-11-04T00:00"))
+def test_what_is_gone_is_not_moved() -> None:
+    _, moved = days_of("Asia/Kolkata", "2026-11-01T00:00:00", "2026-11-03T00:00:00")  # minutes are gone
+    assert moved == [
+        Segment(HOUR, s("2026-11-01T18:00"), s("2026-11-02T00:00")),
+        Segment(HOUR, s("2026-11-02T18:00"), s("2026-11-03T00:00")),
+    ]
+    assert days_of("Asia/Kolkata", "2026-08-01T00:00:00", "2026-08-04T00:00:00")[1] == []  # hours, too
+
+
+def test_parts_of_a_day_at_the_edge_of_a_period_are_read_as_they_are() -> None:
+    parts, moved = days_of("Asia/Kolkata", "2026-11-19T18:30:00", "2026-11-21T18:30:00")
+    assert parts == [
+        Segment(MINUTE, s("2026-11-19T18:30"), s("2026-11-19T19:00")),
+        Segment(HOUR, s("2026-11-19T19:00"), s("2026-11-20T00:00")),
+        Segment(DAY, s("2026-11-20T00:00"), s("2026-11-21T00:00")),
+        Segment(HOUR, s("2026-11-21T00:00"), s("2026-11-21T18:00")),
+        Segment(MINUTE, s("2026-11-21T18:00"), s("2026-11-21T18:30")),
+    ]
+    assert moved == [
+        Segment(HOUR, s("2026-11-20T18:00"), s("2026-11-21T00:00")),
+        Segment(MINUTE, s("2026-11-20T18:00"), s("2026-11-20T18:30")),
+    ]
+
+
+def test_hours_of_a_half_hour_zone_move_half_of_the_minutes() -> None:
+    from_us, to_us = us("2026-11-20T10:00:00"), us("2026-11-20T12:00:00")
+    parts = segments(from_us, to_us, coarsest=HOUR)
+    starts = steps(from_us, to_us, HOUR, ZoneInfo("Asia/Kolkata"))
+    assert parts == [Segment(HOUR, s("2026-11-20T10:00"), s("2026-11-20T12:00"))]
+    assert moves(parts, starts) == [
+        Segment(MINUTE, s("2026-11-20T10:00"), s("2026-11-20T10:30")),
+        Segment(MINUTE, s("2026-11-20T11:00"), s("2026-11-20T11:30")),
+    ]
+
+
+def test_the_last_minutes_of_an_hour_are_moved_where_they_are_the_shorter_part() -> None:
+    parts = [Segment(DAY, s("2026-11-20T00:00"), s("2026-11-21T00:00"))]
+    assert moves(parts, [s("2026-11-19T22:50"), s("2026-11-20T22:50")]) == [
+        Segment(HOUR, s("2026-11-20T23:00"), s("2026-11-21T00:00")),
+        Segment(MINUTE, s("2026-11-20T22:50"), s("2026-11-20T23:00")),
+    ]
+
+
+def test_two_midnights_in_one_day_of_utc_move_both_sides_of_it() -> None:
+    starts = [s("2026-11-19T01:00"), s("2026-11-20T01:00"), s("2026-11-20T23:30")]
+    parts = [Segment(DAY, s("2026-11-20T00:00"), s("2026-11-21T00:00"))]
+    assert moves(parts, starts) == [
+        Segment(HOUR, s("2026-11-20T00:00"), s("2026-11-20T01:00")),
+        Segment(HOUR, s("2026-11-20T23:00"), s("2026-11-21T00:00")),
+        Segment(MINUTE, s("2026-11-20T23:00"), s("2026-11-20T23:30")),
     ]
 
 

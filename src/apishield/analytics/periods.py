@@ -1,13 +1,14 @@
 """From what a query asks for to the buckets that answer it: instants, periods, segments of rollups, steps of a chart.
 
 Owns: how ``from``, ``to`` and a time zone are read, which rollups cover a period, where the steps of a time series begin.
-Does not own: what is in the rollups. Rollups are kept by UTC; a step of another zone is put together from shorter ones.
+Does not own: what is in the rollups. Rollups are kept by UTC; of those that lie across two steps of another zone, one part
+is moved.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
@@ -137,17 +138,30 @@ def segments(from_us: int, to_us: int, horizon: Horizon | None = None, coarsest:
     )
 
 
-def segments_of_steps(
-    from_us: int, to_us: int, starts_s: Sequence[int], horizon: Horizon | None = None
-) -> list[Segment]:
-    """As ``segments``, for a chart: no bucket lies across one of ``starts_s``, unless only longer ones are kept.
+def moves(parts: Sequence[Segment], starts_s: Sequence[int], horizon: Horizon | None = None) -> list[Segment]:
+    """The shorter buckets within ``parts`` that a chart whose steps begin at ``starts_s`` moves from one step to another.
 
-    Days of a zone that is half an hour off are put together from hours, and from minutes only around their midnights.
+    A bucket counts in the step that holds its middle (see ``place``). Where a start lies within, the shorter buckets on the
+    side of it that has not the middle are moved out of that step into their own; they are hours of days and minutes of hours,
+    as long as those are kept. As a bucket is the sum of the shorter ones in it, each of these has then counted in its own
+    step, but only few of them were read: of a day of Asia/Kolkata one day, five hours and thirty minutes.
     """
-    found = segments(from_us, to_us, horizon, coarsest_within(starts_s))
-    if len(starts_s) > 1 and starts_s[1] - starts_s[0] <= HOUR_S:
-        return found
-    return _joined(piece for part in found for piece in _between(part, starts_s))
+    found: list[Segment] = []
+    kept_from_s = 0
+    for step, shorter, gone_until_s in (
+        (Step.DAY, Step.HOUR, horizon.hours_from_s if horizon else 0),
+        (Step.HOUR, Step.MINUTE, horizon.minutes_from_s if horizon else 0),
+    ):
+        kept_from_s = max(kept_from_s, gone_until_s)
+        cut = {
+            floor(start_s, step)
+            for start_s in starts_s
+            if start_s % step.seconds and any(_holds(part, start_s, step) for part in parts)
+        }
+        for bucket_s in sorted(cut):
+            if bucket_s >= kept_from_s:
+                found += _moved(bucket_s, step, shorter, starts_s)
+    return found
 
 
 def resolution(from_us: int, to_us: int, horizon: Horizon) -> Step:
@@ -194,14 +208,6 @@ def step_for(from_us: int, to_us: int, horizon: Horizon, most: int = MAX_POINTS)
 def kept_step(step: Step, from_us: int, horizon: Horizon) -> Step:
     """``step``, or the shortest that is still kept at ``from_us`` where that is longer: what a time series can tell apart."""
     return _longer(step, horizon.finest(from_us // SECOND_US))
-
-
-def coarsest_within(starts_s: Sequence[int]) -> Step:
-    """The longest step none of whose buckets lies across one of ``starts_s``: what a time series may be summed from."""
-    for step in (Step.DAY, Step.HOUR):
-        if all(start_s % step.seconds == 0 for start_s in starts_s):
-            return step
-    return Step.MINUTE
 
 
 def runs(starts_s: Sequence[int]) -> list[Run]:
@@ -287,13 +293,22 @@ def _cover(start_s: int, end_s: int, finest: Step, coarsest: Step) -> list[Segme
     ]
 
 
-def _between(part: Segment, starts_s: Sequence[int]) -> list[Segment]:
-    """The same time in hours, and minutes only where an hour would lie across one of ``starts_s``."""
-    if part.step is not Step.MINUTE:
-        return [part]
-    inner = (floor(start_s, Step.MINUTE) for start_s in starts_s if part.start_s < start_s < part.end_s)
-    cuts = [part.start_s, *inner, part.end_s]
-    return [piece for start_s, end_s in pairwise(cuts) for piece in _cover(start_s, end_s, Step.MINUTE, Step.HOUR)]
+def _holds(part: Segment, instant_s: int, step: Step) -> bool:
+    """Whether the bucket of ``step`` around an instant lies within ``part``, as one of its own or of its shorter ones."""
+    return part.step.seconds >= step.seconds and part.start_s <= instant_s < part.end_s
+
+
+def _moved(bucket_s: int, step: Step, shorter: Step, starts_s: Sequence[int]) -> list[Segment]:
+    """The ``shorter`` buckets in one of ``step`` that count elsewhere than it does."""
+    end_s, half_s = bucket_s + step.seconds, shorter.seconds // 2
+    first, last = bisect_right(starts_s, bucket_s), bisect_left(starts_s, end_s)
+    cuts = [bucket_s, *(ceil(start_s - half_s, shorter) for start_s in starts_s[first:last]), end_s]
+    here = place(starts_s, bucket_s, step)
+    return [
+        Segment(shorter, from_s, to_s)
+        for from_s, to_s in pairwise(cuts)
+        if from_s < to_s and place(starts_s, from_s, shorter) != here
+    ]
 
 
 def _joined(parts: Iterable[Segment]) -> list[Segment]:

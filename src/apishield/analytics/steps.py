@@ -24,8 +24,14 @@ class Step(StrEnum):
         """How long it is."""
         return _SECONDS[self]
 
+    @property
+    def around(self) -> Step:
+        """The next longer one, whose buckets are sums of this one's; of days, their own."""
+        return _AROUND[self]
+
 
 _SECONDS: Final = {Step.MINUTE: MINUTE_S, Step.HOUR: HOUR_S, Step.DAY: DAY_S}
+_AROUND: Final = {Step.MINUTE: Step.HOUR, Step.HOUR: Step.DAY, Step.DAY: Step.DAY}
 
 
 def floor(instant_s: int, step: Step) -> int:

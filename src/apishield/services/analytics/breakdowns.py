@@ -52,8 +52,10 @@ async def _top(reader: RollupReader, plan: Plan, by: Sequence[Column], order: Or
     if order != "p95":
         return await reader.top(plan, by, order=order, limit=limit)
     busiest = await reader.top(plan, by, order="requests", limit=SLOWEST_AMONG)
-    found = await reader.figures(plan, by, busiest) if busiest else []
-    latencies = await latencies_of([(group, histograms) for group, _, histograms in found])
+    if not busiest:
+        return []
+    _, histograms = await reader.figures(plan, by, busiest)
+    latencies = await latencies_of(histograms)
     p95 = {group: latency.p95 or 0 for group, latency in latencies.items()}
     return sorted(busiest, key=lambda group: -p95.get(group, -1))[:limit]
 

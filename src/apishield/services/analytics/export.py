@@ -75,7 +75,8 @@ async def pages(database: Database, table: Table) -> AsyncGenerator[list[Row], N
     """The rows, page by page; by subject, then by day. Groups without traffic have none."""
     by = SUBJECTS[table.subject] if table.subject else ()
     starts_s = starts_of(table.question, Step.DAY) if table.by_day else []
-    plan = planned_steps(table.question, by, starts_s) if table.by_day else planned(table.question, by)[0]
+    question = table.question
+    plan = planned_steps(question, by, Step.DAY, starts_s) if table.by_day else planned(question, by)[0]
     after: Group | None = None
     at_once = max(1, min(_GROUPS_AT_ONCE, _CELLS_AT_ONCE // max(1, len(starts_s))))
     while True:

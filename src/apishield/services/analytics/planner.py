@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from apishield.analytics.periods import Horizon, Period, resolution, segments, segments_of_steps, steps
+from apishield.analytics.periods import Horizon, Period, moves, resolution, segments, steps
 from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import SECOND_US, Step
 from apishield.errors import Fault, ProblemError
@@ -52,10 +52,12 @@ def starts_of(question: Question, step: Step) -> list[int]:
         raise ProblemError("validation_failed", str(error), faults=[Fault("?step", str(error))]) from None
 
 
-def planned_steps(question: Question, by: Sequence[Column], starts_s: Sequence[int]) -> Plan:
-    """The plan for sums by ``by`` and by steps that begin at ``starts_s``."""
-    parts = segments_of_steps(*question.period, starts_s, Horizon.at(question.now_us))
-    return Plan(dims_of(question.selection, by), parts, question.selection, starts_s)
+def planned_steps(question: Question, by: Sequence[Column], step: Step, starts_s: Sequence[int]) -> Plan:
+    """The plan for sums by ``by`` and by steps, as long as ``step``, that begin at ``starts_s``."""
+    horizon = Horizon.at(question.now_us)
+    parts = segments(*question.period, horizon, step)
+    moved = moves(parts, starts_s, horizon)
+    return Plan(dims_of(question.selection, by), parts, question.selection, starts_s, moved)
 
 
 def dims_of(selection: Selection, by: Sequence[Column]) -> Dims:

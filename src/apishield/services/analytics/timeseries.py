@@ -52,12 +52,12 @@ async def series_over_time(
     """The figures of each ``step`` of the question's period: one line, or one for each of the ``limit`` busiest groups."""
     starts_s = starts_of(question, step)
     whole, covered = planned(question, GROUPINGS[group_by] if group_by else ())
-    total = await _points(reader, planned_steps(question, (), starts_s), (), None)
+    total = await _points(reader, planned_steps(question, (), step, starts_s), (), None)
     if group_by is None:
         return Timeseries(covered, step, starts_s, [Line(None, total.get(()) or _nothing(starts_s))], None)
     by = GROUPINGS[group_by]
     top = await reader.top(whole, by, order="requests", limit=limit)
-    plan = planned_steps(question, by, starts_s)
+    plan = planned_steps(question, by, step, starts_s)
     found = await _points(reader, plan, by, top) if top else {}
     lines = [Line(group, found.get(group) or _nothing(starts_s)) for group in top]
     return Timeseries(covered, step, starts_s, lines, _beside(total.get((), []), lines))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import msgspec
 
@@ -12,10 +12,17 @@ from apishield.analytics.reports import error_rate
 from apishield.analytics.rollup import Dims
 
 Column = Literal["place", "code", "key_id", "customer_id", "endpoint", "method", "country"]
-"""What sums can be told apart by; ``place`` is the number of the step of the plan in which a row counts, from 0 on."""
+"""What sums can be told apart by; ``place``, always the first, is the number of the plan's step in which a row counts."""
 
 Group = tuple[str | int, ...]
 """The values of the columns that sums are told apart by, in their order."""
+
+
+class Cell(NamedTuple):
+    """What is summed together: rows that count in ``group`` and, where they are moved, no longer in the group ``out_of``."""
+
+    group: Group
+    out_of: Group | None = None
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -41,13 +48,15 @@ class Selection(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """A question to the rollups: of the set ``dims``, within ``segments``, the series of ``selection``.
 
-    ``starts_s``, in epoch seconds, are where the steps begin that sums by ``place`` tell apart.
+    ``starts_s``, in epoch seconds, are where the steps begin that sums by ``place`` tell apart. ``moves`` are buckets within
+    ``segments`` that count in another step than the next longer bucket around them (see ``periods.moves``).
     """
 
     dims: Dims
     segments: Sequence[Segment]
     selection: Selection = Selection()
     starts_s: Sequence[int] = ()
+    moves: Sequence[Segment] = ()
 
 
 class Sums(msgspec.Struct):

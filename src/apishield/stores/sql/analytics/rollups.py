@@ -6,7 +6,8 @@ sought one by one; else the set's rows of the period are read in order, summed b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Subquery, UnaryExpression, case, exists, func, or_, select, tuple_
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from apishield.analytics.rollup import ADMITTED
 from apishield.analytics.steps import Step
 from apishield.core.records import Environment
-from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection, Sums
+from apishield.stores.sql.analytics.plan import Cell, Column, Group, Plan, Selection, Sums
 from apishield.stores.sql.analytics.sources import TABLES, Groups, Source, Sources, of_series
 from apishield.stores.sql.dialects import added_up, among, joined
 from apishield.stores.sql.ledger.tables import rollup_day, series
@@ -40,29 +41,36 @@ class RollupReader:
     ) -> list[tuple[Group, Sums]]:
         """The sums by ``by``, in order; only of ``groups`` (values of ``by`` without ``place``) where they are given."""
         source = await self._sources.rows(plan, by, groups, _MEASURES)
-        found = () if source is None else await self._summed(source, plan.selection, by)
+        if source is None:
+            return []
+        found = await self._summed(source, plan.selection, _keys(source[0], by))
         return [(tuple(row[: len(by)]), _sums(row[len(by) :])) for row in found if row[len(by)] is not None]
 
     async def figures(
         self, plan: Plan, by: Sequence[Column] = (), groups: Groups | None = None
-    ) -> list[tuple[Group, Sums, bytes]]:
-        """As ``sums``, and the histogram of latencies of allowed checks: many one after the other, empty without results."""
+    ) -> tuple[dict[Group, Sums], list[tuple[Cell, bytes]]]:
+        """As ``sums``, and the histograms of latencies of allowed checks, those of a cell one after the other."""
         source = await self._sources.rows(plan, by, groups, (*_MEASURES, "latency"), whole=True)
         if source is None:
-            return []
-        latency = joined(case((series.c.code == ADMITTED, source[0].c.latency)))
-        found = await self._summed(source, plan.selection, by, latency)
-        first = len(by)
-        return [
-            (tuple(row[:first]), _sums(row[first:-1]), bytes(row[-1] or b"")) for row in found if row[first] is not None
+            return {}, []
+        rows = source[0]
+        keys = [*_keys(rows, by), *([rows.c.out_of] if "place" in by else [])]
+        latency = joined(case((series.c.code == ADMITTED, rows.c.latency)))
+        found = await self._summed(source, plan.selection, keys, latency)
+        first, last = len(by), len(keys)
+        cells = [
+            (_cell(row[:first], row[first:last]), _sums(row[last:-1]), bytes(row[-1] or b""))
+            for row in found
+            if row[last] is not None
         ]
+        latencies = [(cell, histograms) for cell, _, histograms in cells if histograms]
+        return _by_group((cell, sums) for cell, sums, _ in cells), latencies
 
     async def _summed(
-        self, source: Source, selection: Selection, by: Sequence[Column], *more: ColumnElement[Any]
+        self, source: Source, selection: Selection, keys: Sequence[ColumnElement[Any]], *more: ColumnElement[Any]
     ) -> Sequence[Any]:
-        """The rows of ``source`` by ``by``, in order: what ``_sums`` reads, and ``more``."""
+        """The rows of ``source`` by ``keys``, in order: what ``_sums`` reads, and ``more``."""
         rows, known = source
-        keys = _keys(rows, by)
         counted, allowed = _counted(selection, rows.c), series.c.code == ADMITTED
         columns = [
             added_up(counted),
@@ -80,13 +88,13 @@ class RollupReader:
     async def units(
         self, plan: Plan, by: Sequence[Column] = (), groups: Groups | None = None
     ) -> list[tuple[Group, str, int]]:
-        """The cost in units other than requests: values of ``by``, unit, cost."""
+        """The cost in units other than requests: values of ``by``, unit, cost. What comes to 0 is left away."""
         source = await self._sources.units(plan, by, groups)
         if source is None:
             return []
         rows, known = source
-        keys = _keys(rows, by)
-        statement = select(*keys, rows.c.unit, added_up(rows.c.cost))
+        keys, cost = _keys(rows, by), added_up(rows.c.cost)
+        statement = select(*keys, rows.c.unit, cost).having(cost > 0)
         statement = statement.join_from(rows, series, series.c.id == rows.c.series_id).where(*known)
         statement = statement.group_by(*keys, rows.c.unit).order_by(*keys, rows.c.unit)
         found = (await self.connection.execute(statement)).all()
@@ -182,6 +190,23 @@ def _keys(rows: Subquery, by: Sequence[Column]) -> list[ColumnElement[Any]]:
     return [rows.c.place if name == "place" else series.c[name] for name in by]
 
 
+def _cell(group: Sequence[Any], out_of: Sequence[int | None]) -> Cell:
+    place = out_of[0] if out_of else None
+    return Cell(tuple(group), None if place is None else (place, *group[1:]))
+
+
+def _by_group(cells: Iterable[tuple[Cell, Sums]]) -> dict[Group, Sums]:
+    """The sums of each group: with what is moved into it, without what is moved out of it."""
+    found: dict[Group, Sums] = defaultdict(Sums)
+    for cell, sums in cells:
+        found[cell.group].add(sums)
+        if cell.out_of is not None:
+            found[cell.out_of].add(sums, -1)
+    for sums in found.values():
+        sums.cost, sums.bytes = max(0, sums.cost), max(0, sums.bytes)
+    return dict(found)
+
+
 def _needed(selection: Selection) -> str:
     return "requests" if selection.status is None else f"status_{selection.status}xx"
 
@@ -193,6 +218,9 @@ def _counted(selection: Selection, columns: Any) -> ColumnElement[int]:
 
 
 def _sums(row: Sequence[Any]) -> Sums:
-    requests, allowed, cost, size, results, errors, *statuses = [int(value) if value else 0 for value in row]
+    """Sums of a row. Where what is moved is already taken away: less than none is none, as of a cost or bytes so large that
+    the sum of a day no longer grew with its hours.
+    """
+    requests, allowed, cost, size, results, errors, *statuses = [max(0, int(value)) if value else 0 for value in row]
     one, two, three, four, five = statuses
     return Sums(requests, allowed, cost, size, results, errors, (one, two, three, four, five))

@@ -83,7 +83,8 @@ class Sources:
     ) -> Source | None:
         """The sums of ``measures`` by series, or, where places are told apart or ``whole`` is true, the rows as they are.
 
-        ``None``: there are none.
+        What is moved from place to place is a row with ``out_of``, the place that it is moved out of, if ``whole`` is true;
+        else two, of which one takes away there what the other adds. ``None``: there are none.
         """
         found = await self._which(plan, by, groups)
         if found is None:
@@ -98,11 +99,12 @@ class Sources:
             rows = _together(parts, "b")
             sums = [added_up(rows.c[name]).label(name) for name in measures]
             return select(rows.c.series_id, *sums).group_by(rows.c.series_id).subquery("r"), known
-        for step, segments in _by_step(plan):
+        for step, segments, moved in _parts(plan, by):
             columns = TABLES[step].c
             where = [columns.set_id == set_id, *self._within(columns, step.seconds, segments, sought)]
-            place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
-            parts.append(select(columns.series_id, *place, *(columns[name] for name in measures)).where(*where))
+            places = _places(columns.bucket, step, plan.starts_s, moved=moved) if "place" in by else []
+            found_rows = select(columns.series_id, *places, *(columns[name] for name in measures)).where(*where)
+            parts += _in_and_out(found_rows, measures) if moved and not whole else [found_rows]
         return _together(parts), known
 
     async def units(self, plan: Plan, by: Sequence[Column], groups: Groups | None) -> Source | None:
@@ -112,12 +114,13 @@ class Sources:
             return None
         set_id, sought, known = found
         columns = rollup_units.c
-        parts = []
-        for step, segments in _by_step(plan):
+        parts: list[Select[Any]] = []
+        for step, segments, moved in _parts(plan, by):
             where = [columns.step == step.value, columns.set_id == set_id]
             where += self._within(columns, step.seconds, segments, sought)
-            place = [_place(columns.bucket, step, plan.starts_s)] if "place" in by else []
-            parts.append(select(columns.series_id, *place, columns.unit, columns.cost).where(*where))
+            places = _places(columns.bucket, step, plan.starts_s, moved=moved) if "place" in by else []
+            rows = select(columns.series_id, *places, columns.unit, columns.cost).where(*where)
+            parts += _in_and_out(rows, ["cost"]) if moved else [rows]
         return _together(parts), known
 
     async def _which(
@@ -178,14 +181,23 @@ def of_series(set_id: int, selection: Selection) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _by_step(plan: Plan) -> list[tuple[Step, list[Segment]]]:
-    """The segments of each table: there may be many, as at the midnights of a zone that is half an hour off."""
-    return [(step, found) for step in Step if (found := [part for part in plan.segments if part.step is step])]
+def _by_step(parts: Sequence[Segment]) -> list[tuple[Step, list[Segment]]]:
+    """The segments of each table: there may be many, as at the midnights of a zone that is hours off."""
+    return [(step, found) for step in Step if (found := [part for part in parts if part.step is step])]
+
+
+def _parts(plan: Plan, by: Sequence[Column]) -> list[tuple[Step, list[Segment], bool]]:
+    """The segments of each table, and whether their rows are moved; none are where places are not told apart."""
+    moves = _by_step(plan.moves) if "place" in by else []
+    return [
+        *((step, segments, False) for step, segments in _by_step(plan.segments)),
+        *((step, segments, True) for step, segments in moves),
+    ]
 
 
 def _summable(plan: Plan) -> list[tuple[Table, int, list[Segment]]]:
     """The segments of each table, and how long its buckets are, for sums that tell no time apart: weeks where they are kept."""
-    found = [(TABLES[step], step.seconds, segments) for step, segments in _by_step(plan)]
+    found = [(TABLES[step], step.seconds, segments) for step, segments in _by_step(plan.segments)]
     if plan.dims is not Dims.KEY:
         return found
     days = [part for part in plan.segments if part.step is Step.DAY]
@@ -209,6 +221,25 @@ def _together(parts: Sequence[Select[Any]], name: str = "r") -> Subquery:
     return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery(name)
 
 
+def _places(
+    bucket: ColumnElement[int], step: Step, starts_s: Sequence[int], *, moved: bool
+) -> list[ColumnElement[int]]:
+    """The ``place`` in which a bucket counts, and ``out_of``, where it would with the next longer one around it, or NULL."""
+    around = step.around
+    out_of = _place(bucket - bucket % around.seconds, around, starts_s) if moved else literal(None, BigInteger)
+    return [_place(bucket, step, starts_s).label("place"), out_of.label("out_of")]
+
+
+def _in_and_out(rows: Select[Any], measures: Sequence[str]) -> list[Select[Any]]:
+    """The sums of ``rows`` that are moved, twice: as they count in ``place``, and as they are taken away in ``out_of``."""
+    moved = rows.cte()
+    names = [name for name in moved.c.keys() if name not in measures]  # noqa: SIM118  columns, not names, else
+    keys = [moved.c[name] for name in names]
+    sums = select(*keys, *(added_up(moved.c[name]).label(name) for name in measures)).group_by(*keys).cte()
+    there = [sums.c[{"place": "out_of"}.get(name, name)].label(name) for name in names]
+    return [select(*sums.c), select(*there, *((-sums.c[name]).label(name) for name in measures))]
+
+
 def _place(bucket: ColumnElement[int], step: Step, starts_s: Sequence[int]) -> ColumnElement[int]:
     """In which of the steps a bucket counts; as ``periods.place``, from the few runs of steps that are equally long."""
     half_s, last = step.seconds // 2, len(starts_s) - 1
@@ -216,4 +247,4 @@ def _place(bucket: ColumnElement[int], step: Step, starts_s: Sequence[int]) -> C
     for run in reversed(runs(starts_s)):
         start_s = run.start_s - half_s
         cases.append((bucket >= start_s, (bucket - start_s) // run.seconds + run.first))
-    return case(*cases, else_=literal(0, BigInteger)).label("place")
+    return case(*cases, else_=literal(0, BigInteger))
