@@ -43,14 +43,16 @@ def _have_policies(tenant: Tenant, count: int) -> None:
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("caller", ["stranger", "key made a moment ago"])
 async def test_a_batch_is_decided_by_a_bounded_number_of_limits_and_refuses_the_rest_by_name(
-    store: str, tmp_path: Path, clock: ManualClock, request: pytest.FixtureRequest
+    store: str, caller: str, tmp_path: Path, clock: ManualClock, request: pytest.FixtureRequest
 ) -> None:
     redis_url = request.getfixturevalue("redis_url") if store == "redis" else None
     async with running_node(tmp_path, clock, redis_url=redis_url) as node:
         tenant = await node.tenant()
         _have_policies(tenant, 500)
-        response = await tenant.post("/v1/check/batch", {"checks": [{}] * 400})
+        check = {} if caller == "stranger" else {"api_key": (await make_key(tenant))[1]}
+        response = await tenant.post("/v1/check/batch", {"checks": [check] * 400})
         results = json.loads(response.content)["results"]
     assert len(results) == 400
     assert sum(len(result["limits"]) + result["limits_omitted"] for result in results) == batches.MAX_LIMITS_A_BATCH

@@ -82,16 +82,26 @@ class Engine:
             return self._check_after_catch_up(view, request)
         return self._decide(asked, now_us)
 
-    def turn(self, view: TenantView) -> Turn:
-        """Begins a turn in which many checks of the tenant are decided by ``check_in``. It ends with the event loop's."""
-        return Turn(self._screening, view, self._clock())
+    def turn(self, view: TenantView, *, knows_all: bool = False) -> Turn:
+        """Begins a turn in which many checks of the tenant are decided by ``check_in``. It ends with the event loop's.
 
-    def check_in(self, turn: Turn, request: CheckRequest) -> Decision | Awaitable[Decision]:
-        """``check``, which costs less than the first where several of the turn have something in common."""
+        ``knows_all`` is whether a key that is unknown here is so everywhere.
+        """
+        return Turn(self._screening, view, self._clock(), knows_all=knows_all)
+
+    def check_in(self, turn: Turn, request: CheckRequest) -> Decision | Awaitable[Decision] | None:
+        """``check``, which costs less than the first where several of the turn have something in common.
+
+        ``None`` where only the database could tell whose key it is: ask again in a turn that begins once ``caught_up``.
+        """
         asked = turn.screen(request)
-        if asked is None:
-            return self._check_after_catch_up(turn.view, request)
-        return self._decide(asked, turn.now_us)
+        return None if asked is None else self._decide(asked, turn.now_us)
+
+    async def caught_up(self, view: TenantView) -> TenantView:
+        """The tenant with what was changed on any node until now; as it is known where the database can't be reached."""
+        with contextlib.suppress(Exception):  # the feed's own loop tells of a database that can't be reached
+            await self._snapshot.shared_catch_up()
+        return self._snapshot.tenant(view.tenant.id) or view
 
     def refuse(self, view: TenantView, code: str, message: str) -> Decision:
         """A decision about a question that could not be read."""
@@ -103,9 +113,7 @@ class Engine:
 
     async def _check_after_catch_up(self, view: TenantView, request: CheckRequest) -> Decision:
         """A key that is well-formed but unknown may have been made on another node a moment ago: look once more."""
-        with contextlib.suppress(Exception):  # the feed's own loop tells of a database that can't be reached
-            await self._snapshot.shared_catch_up()
-        view = self._snapshot.tenant(view.tenant.id) or view
+        view = await self.caught_up(view)
         now_us = self._clock()
         asked = self._screening.screen(view, request, now_us)
         if asked is None:

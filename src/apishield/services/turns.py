@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from apishield.core.decision import CheckRequest
 from apishield.services.asked import Asked
-from apishield.services.screening import NO_KEY, Identified, Screening
+from apishield.services.screening import NO_KEY, UNKNOWN, Identified, Screening
 from apishield.services.snapshot import TenantView
 
 
 class Turn:
     """Screens checks of one tenant as ``Screening`` does. For one turn only, and bounded by what is asked in it.
 
-    ``limits`` is how many limits have their say in all checks so far.
+    ``limits`` is how many limits have their say in all checks so far, ``knows_all`` whether a key that is unknown here is so
+    everywhere.
     """
 
-    __slots__ = ("_identified", "_screened", "_screening", "limits", "now_us", "view")
+    __slots__ = ("_identified", "_screened", "_screening", "knows_all", "limits", "now_us", "view")
 
-    def __init__(self, screening: Screening, view: TenantView, now_us: int) -> None:
+    def __init__(self, screening: Screening, view: TenantView, now_us: int, *, knows_all: bool) -> None:
         self.view = view
         self.limits = 0
         self.now_us = now_us
+        self.knows_all = knows_all
         self._screening = screening
         self._identified: dict[str, Identified | None] = {}
         self._screened: dict[tuple[str | bool | None, ...], Asked] = {}
@@ -52,6 +54,8 @@ class Turn:
 
     def _screen(self, request: CheckRequest) -> Asked | None:
         found = self._identify(request.api_key) if request.api_key else NO_KEY
+        if found is None and self.knows_all:
+            found = UNKNOWN
         return None if found is None else self._screening.screen_known(self.view, request, found, self.now_us)
 
     def _identify(self, secret: str) -> Identified | None:

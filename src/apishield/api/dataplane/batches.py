@@ -24,6 +24,7 @@ MAX_LIMITS_A_BATCH: Final = 20_000
 _TURN_SECONDS = 0.005
 _TURN_LIMITS = 500  # what is asked of a store is sent when the turn is over, and its answers come together
 _ANSWERS_SECONDS = 0.02
+_NOT_YET: Final[Later[Decision]] = Later()
 
 CheckDecoder = msgspec.json.Decoder[CheckRequest]
 
@@ -35,31 +36,61 @@ async def decide_in_turns(
 
     A check that is still raw is read by itself, and spoils only itself where it can't be.
     """
-    results: list[Decision | Later[Decision]] = []
-    last: Later[Decision] | None = None
-    limits = 0  # of the turns before
-    turn, began = engine.turn(view), perf_counter()
-    for check in checks:
-        if limits + turn.limits >= MAX_LIMITS_A_BATCH:
-            result: Decision | Awaitable[Decision] = engine.refuse(view, "bad_request", _TOO_MANY)
-        elif isinstance(check, CheckRequest):
-            result = engine.check_in(turn, check)
-        else:
-            result = _ask_raw(engine, turn, check, decoder)
-        if not isinstance(result, Decision):
-            result = last = Later.of(result)
-        results.append(result)
-        if perf_counter() - began > _TURN_SECONDS or turn.limits >= _TURN_LIMITS:
-            await _let_others(last)
-            limits += turn.limits
-            turn, began = engine.turn(view), perf_counter()
-    return [each if isinstance(each, Decision) else each.result() if each.is_done else await each for each in results]
+    batch = _Batch(engine, checks, decoder)
+    if late := await batch.decide(engine.turn(view), range(len(checks))):
+        # Their keys may have been made on another node a moment ago: one look for all of them.
+        await batch.decide(engine.turn(await engine.caught_up(view), knows_all=True), late)
+    return [
+        each if isinstance(each, Decision) else each.result() if each.is_done else await each for each in batch.found
+    ]
+
+
+class _Batch:
+    """``found`` are the decisions so far, at their places, and what is to come of them."""
+
+    def __init__(self, engine: Engine, checks: Sequence[msgspec.Raw | CheckRequest], decoder: CheckDecoder) -> None:
+        self.found: list[Decision | Later[Decision]] = [_NOT_YET] * len(checks)
+        self._engine = engine
+        self._checks = checks
+        self._decoder = decoder
+        self._limits = 0  # of the turns before
+
+    async def decide(self, turn: Turn, places: Sequence[int]) -> list[int]:
+        """Decides the checks at ``places``. Returns those whose key only the database could tell."""
+        engine, found, late = self._engine, self.found, []
+        last: Later[Decision] | None = None
+        began = perf_counter()
+        for place in places:
+            if self._limits + turn.limits >= MAX_LIMITS_A_BATCH:
+                result: Decision | Awaitable[Decision] | None = engine.refuse(turn.view, "bad_request", _TOO_MANY)
+            else:
+                result = self._ask(turn, self._checks[place])
+            if isinstance(result, Decision):
+                found[place] = result
+            elif result is None:
+                late.append(place)
+            else:
+                found[place] = last = Later.of(result)
+            if perf_counter() - began > _TURN_SECONDS or turn.limits >= _TURN_LIMITS:
+                await _let_others(last)
+                self._limits += turn.limits
+                turn, began = engine.turn(turn.view, knows_all=turn.knows_all), perf_counter()
+        self._limits += turn.limits
+        return late
+
+    def _ask(self, turn: Turn, check: msgspec.Raw | CheckRequest) -> Decision | Awaitable[Decision] | None:
+        if not isinstance(check, CheckRequest):
+            try:
+                check = decode(self._decoder, bytes(check))
+            except ProblemError as error:
+                return self._engine.refuse(turn.view, "bad_request", error.detail)
+        return self._engine.check_in(turn, check)
 
 
 async def _let_others(last: Later[Decision] | None) -> None:
     """Gives a turn to others, until the store has answered; answers come in the order of asking.
 
-    What takes longer, such as the look for a key that is unknown here, is waited for once, at the end.
+    What takes longer, such as a quota that is looked up first, is waited for once, at the end.
     """
     if last is None or last.is_done:
         await asyncio.sleep(0)
@@ -73,11 +104,3 @@ _TOO_MANY = (
     f"{MAX_LIMITS_A_BATCH:,} limits decided the checks before this one, as many as one batch may ask: "
     "ask for this one in another batch. Nothing was charged for it."
 )
-
-
-def _ask_raw(engine: Engine, turn: Turn, check: msgspec.Raw, decoder: CheckDecoder) -> Decision | Awaitable[Decision]:
-    try:
-        request = decode(decoder, bytes(check))
-    except ProblemError as error:
-        return engine.refuse(turn.view, "bad_request", error.detail)
-    return engine.check_in(turn, request)
