@@ -457,4 +457,7 @@ async def test_a_silent_redis_fails_those_who_wait_to_be_sent_with_those_who_wer
     finally:
         redis_server.cont()
     assert all(isinstance(verdict, StoreUnavailable) for verdict in verdicts)
+    assert len({id(verdict) for verdict in verdicts}) == len(
+        verdicts
+    )  # one for all would hold on to what each had done
     await store.close()

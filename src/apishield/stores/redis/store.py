@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from copy import copy
 
 import msgspec
 from msgspec.structs import replace
@@ -281,8 +282,7 @@ class Lane:
         """The server is silent: who waits to be sent would only wait longer."""
         waiting, self._waiting = self._waiting, deque()
         for chunk, _ in waiting:
-            for ask in chunk:
-                ask.verdict.fail(error)
+            _fail(chunk, error)
 
     def _go_on(self) -> None:
         self._goes_on = False
@@ -368,8 +368,7 @@ class _Batch:
         """Tells all who wait."""
         if self._is_open:
             self._close()
-            for ask in self._asks:
-                ask.verdict.fail(error)
+            _fail(self._asks, error)
 
     def _time_out(self) -> None:
         """Looks once more: where this process was held up, the answer lies in the socket, and uvloop runs timers first."""
@@ -386,6 +385,12 @@ class _Batch:
             self._is_open = False
             self._timer.cancel()
             self._lane.over()
+
+
+def _fail(asks: Iterable[Ask], error: StoreUnavailable) -> None:
+    """Tells all who wait, each by an error of its own: one that all of them raise would keep what all of them did alive."""
+    for ask in asks:
+        ask.verdict.fail(copy(error))
 
 
 def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
