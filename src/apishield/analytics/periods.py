@@ -72,9 +72,11 @@ class Horizon(NamedTuple):
         """What is left where minutes and hours are deleted once they are so many days old.
 
         It begins with the first whole bucket of the next longer step, whose row would otherwise tell more than its parts.
+        Minutes are of use no longer than hours.
         """
         now_s = now_us // SECOND_US
-        return cls(now_s, ceil(now_s - minute_days * DAY_S, Step.HOUR), ceil(now_s - hour_days * DAY_S, Step.DAY))
+        hours_from_s = ceil(now_s - hour_days * DAY_S, Step.DAY)
+        return cls(now_s, max(hours_from_s, ceil(now_s - minute_days * DAY_S, Step.HOUR)), hours_from_s)
 
     def finest(self, instant_s: int) -> Step:
         """The shortest step that buckets around ``instant_s`` are still kept at."""
