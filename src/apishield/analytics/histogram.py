@@ -122,7 +122,7 @@ class Histogram:
     def merge_bytes(self, blob: bytes) -> None:
         """Adds what histograms written by ``to_bytes`` counted. Raises ``HistogramError``; nothing is added then."""
         counts = self._counts
-        for ways, added in _read(blob):
+        for ways, added, _ in _read(blob):
             if counts:
                 for bucket, count in zip(accumulate(ways), added, strict=True):
                     if count:
@@ -174,11 +174,13 @@ class Histogram:
 def sum_histograms(blobs: Iterable[bytes]) -> Histogram:
     """All of ``blobs``, written by ``to_bytes``, as one histogram. Raises ``HistogramError`` for anything else."""
     totals = [0] * BUCKETS
+    end = 0
     for blob in blobs:
-        for ways, counts in _read(blob):
+        for ways, counts, last in _read(blob):
+            end = max(end, last + 1)
             for bucket, count in zip(accumulate(ways), counts, strict=True):
                 totals[bucket] += count
-    return Histogram(dict(zip(compress(range(BUCKETS), totals), filter(None, totals), strict=True)))
+    return _of_row(totals, end)
 
 
 def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Histogram]:
@@ -189,10 +191,12 @@ def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Hi
     ``HistogramError`` for other bytes than those of ``to_bytes``.
     """
     totals: dict[_Key, list[int]] = defaultdict(lambda: [0] * BUCKETS)
+    end = 0
     for key, out_of, blob in parts:
         here = totals[key]
         there = None if out_of is None else totals[out_of]
-        for ways, counts in _read(blob):
+        for ways, counts, last in _read(blob):
+            end = max(end, last + 1)
             buckets = zip(accumulate(ways), counts, strict=True)
             if there is None:
                 for bucket, count in buckets:
@@ -201,10 +205,17 @@ def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Hi
                 for bucket, count in buckets:
                     here[bucket] += count
                     there[bucket] -= count
-    return {
-        key: Histogram({bucket: count for bucket, count in enumerate(total) if count > 0})
-        for key, total in totals.items()
-    }
+    return {key: _of_row(total, end) for key, total in totals.items()}
+
+
+def _of_row(totals: list[int], end: int) -> Histogram:
+    """The histogram of ``totals`` by bucket, of which none counts from ``end`` on; less than none is none."""
+    row = totals[:end]
+    if min(row, default=0) < 0:
+        row = [max(0, count) for count in row]
+    begin = next(compress(range(end), row), end)
+    row = row[begin:]
+    return Histogram(dict(zip(compress(range(begin, end), row), filter(None, row), strict=True)))
 
 
 def _rank(share: float, count: int) -> int:
@@ -255,16 +266,20 @@ def _packer(width: int, buckets: int) -> Struct:
 _packers: dict[tuple[int, int], Struct] = {}  # bounded: 4 widths, and as many buckets as _read lets through
 
 
-def _read(blob: bytes) -> list[tuple[bytes, tuple[int, ...]]]:
-    """Of each histogram in ``blob`` the ways from bucket to bucket, and the counts. Raises ``HistogramError``."""
-    parts: list[tuple[bytes, tuple[int, ...]]] = []
+def _read(blob: bytes) -> list[tuple[bytes, Sequence[int], int]]:
+    """Of each histogram in ``blob`` the ways from bucket to bucket, the counts, the last bucket. Raises ``HistogramError``."""
+    parts: list[tuple[bytes, Sequence[int], int]] = []
     start, end = 0, len(blob)
     while start < end or not parts:
         counts_start, counts_end, width = _extent(blob, start)
         ways = blob[start + _HEADER_BYTES : counts_start]
-        if sum(ways) >= BUCKETS or 0 in ways[1:]:
+        last = sum(ways)
+        if last >= BUCKETS or ways.find(0, 1) > 0:
             raise HistogramError(f"its buckets must rise and lie below {BUCKETS}")
-        parts.append((ways, _packer(width, len(ways)).unpack_from(blob, counts_start)))
+        if width == 1:  # most are: bytes are numbers already
+            parts.append((ways, blob[counts_start:counts_end], last))
+        else:
+            parts.append((ways, _packer(width, len(ways)).unpack_from(blob, counts_start), last))
         start = counts_end
     return parts
 
