@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -177,7 +178,8 @@ def test_any_path_that_the_service_takes_is_the_one_that_the_app_routes(path: st
         taken = normalise(sent)
     except BadPathError:
         return
-    assert [part for part in taken.split("/") if part] == [part for part in path.split("/") if part]
+    routed = re.sub(r";[^/]*", "", path)  # what stands behind a semicolon is no part of the resource's name
+    assert [part for part in taken.split("/") if part] == [part for part in routed.split("/") if part]
 
 
 def test_lone_surrogates_and_endless_paths_are_sent_as_something_that_json_holds() -> None:
