@@ -21,7 +21,7 @@ from tests.support.pipeline import Node, WorkerProcess, consuming
 from tests.support.processes import Reaper
 from tests.support.services import PostgresServer, _find
 
-from apishield.bootstrap import system_clock
+from apishield.clock import system_clock
 from apishield.core.events import DecisionEvent
 from apishield.settings import Settings
 from apishield.stores.kafka.topics import agree

@@ -19,7 +19,7 @@ import msgspec
 from apishield.api.dataplane import app
 from apishield.api.dataplane.bodies import decode
 from apishield.api.dataplane.headers import read as read_headers
-from apishield.bootstrap import system_clock
+from apishield.clock import system_clock
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.model import SECOND_US, Limit, Quota, SlidingWindow, TokenBucket, Verdict
 from apishield.core.rendering import render

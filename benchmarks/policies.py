@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from apishield.bootstrap import system_clock
+from apishield.clock import system_clock
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.model import SECOND_US, Limit, SlidingWindow
 from apishield.core.records import Actor, Match, Override, Role

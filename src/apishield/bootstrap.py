@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets as system_random
-import time
 from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from apishield.clock import system_clock
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock, CounterStore
@@ -92,11 +92,6 @@ SPOOL_DIRECTORY = "spool"
 _ALIVE_FOR_US = 10 * SECOND_US
 _NODES_KEPT_US = 86_400 * SECOND_US
 _QUOTAS_KEPT_US = 400 * 86_400 * SECOND_US
-
-
-def system_clock() -> int:
-    """Microseconds since the Unix epoch, by this machine."""
-    return time.time_ns() // 1000
 
 
 class Prepared(msgspec.Struct, frozen=True):

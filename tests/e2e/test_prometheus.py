@@ -18,7 +18,7 @@ import httpx2
 import promql_parser
 import pytest
 
-from apishield.bootstrap import system_clock
+from apishield.clock import system_clock
 from apishield.telemetry import Metrics
 from apishield.telemetry.kafka import show_consumer, show_publisher
 from apishield.workers.consume import ConsumerStats

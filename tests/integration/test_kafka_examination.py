@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import NewTopic
 
-from apishield.bootstrap import system_clock
 from apishield.cli.examination_kafka import KafkaFinding, look_at_kafka
+from apishield.clock import system_clock
 from apishield.settings import Settings
 from apishield.stores.kafka.topics import agree, dead_topic
 from apishield.stores.sql.database import Database

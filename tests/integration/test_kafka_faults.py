@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apishield.bootstrap import system_clock
+from apishield.clock import system_clock
 from apishield.core.events import DecisionEvent
 from apishield.services.ledger import LedgerService
 from apishield.settings import Settings

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from apishield import environment
-from apishield.bootstrap import load_secrets, open_database, system_clock
+from apishield.bootstrap import load_secrets, open_database
+from apishield.clock import system_clock
 from apishield.core.records import Actor, Role
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
 from apishield.services.audit import AuditService

@@ -7,7 +7,8 @@ import secrets as system_random
 import httpx2
 
 from apishield.api.asgi import create_asgi
-from apishield.bootstrap import Runtime, open_database, system_clock
+from apishield.bootstrap import Runtime, open_database
+from apishield.clock import system_clock
 from apishield.services.secrets import Secrets
 from apishield.settings import Settings
 

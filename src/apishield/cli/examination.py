@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from apishield.bootstrap import load_secrets, system_clock
+from apishield.bootstrap import load_secrets
 from apishield.cli.examination_kafka import look_at_kafka
 from apishield.cli.examination_spool import look_at_spools
 from apishield.cli.start import answer, bind
+from apishield.clock import system_clock
 from apishield.errors import APIShieldError, ConfigurationError, ProblemError
 from apishield.redaction import redact_url
 from apishield.services.secret_check import check_secret

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from apishield.bootstrap import system_clock
+from apishield.clock import system_clock
 from apishield.errors import MissingExtra
 from apishield.settings import Settings
 from apishield.stores.sql.database import Database

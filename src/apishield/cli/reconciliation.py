@@ -6,7 +6,8 @@ import asyncio
 
 import msgspec
 
-from apishield.bootstrap import SPOOL_DIRECTORY, system_clock
+from apishield.bootstrap import SPOOL_DIRECTORY
+from apishield.clock import system_clock
 from apishield.core.model import SECOND_US
 from apishield.core.ports import Clock
 from apishield.services.backlog import Backlog, backlog

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from apishield.client.models import Cost, Report
+from apishield.clock import system_clock
 from apishield.core.abuse_detector.addresses import parse_address
 from apishield.core.counter_keys import limit_keys, text_of
 from apishield.core.decision import Decision
@@ -48,7 +49,7 @@ class LocalGuard:
         on_error: OnError,
         clock: Clock | None = None,
     ) -> None:
-        self._clock = clock or _system_clock
+        self._clock = clock or system_clock
         self._meters = [Meter(limit) for limit in _limits(limits)]
         self._keys = [limit_keys(namespace, "live", meter.limit) for meter in self._meters]
         self._subject_name, self._subject = _subject(per)
@@ -181,8 +182,3 @@ def _check_redis(url: str) -> None:
         )
     if find_spec("redis") is None:
         raise MissingExtra("The client of Redis", "redis")
-
-
-def _system_clock() -> int:
-    """Microseconds since the Unix epoch."""
-    return time.time_ns() // 1000

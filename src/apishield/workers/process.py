@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from apishield.bootstrap import SPOOL_DIRECTORY, load_secrets, open_database, system_clock
+from apishield.bootstrap import SPOOL_DIRECTORY, load_secrets, open_database
+from apishield.clock import system_clock
 from apishield.core.key_manager.format import SecretKind, inspect
 from apishield.core.key_manager.hashing import digest
 from apishield.core.ports import Clock

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
-from apishield.bootstrap import load_secrets, open_database, system_clock
+from apishield.bootstrap import load_secrets, open_database
+from apishield.clock import system_clock
 from apishield.settings import Settings
 from apishield.stores.kafka.published import read_published
 from apishield.stores.kafka.topics import stream_of

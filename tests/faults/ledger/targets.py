@@ -12,7 +12,8 @@ from typing import Protocol
 
 from sqlalchemy import text
 
-from apishield.bootstrap import SPOOL_DIRECTORY, load_secrets, open_database, system_clock
+from apishield.bootstrap import SPOOL_DIRECTORY, load_secrets, open_database
+from apishield.clock import system_clock
 from apishield.settings import Settings
 from apishield.stores.spool import SpoolReader
 from apishield.stores.spool.files import spool_name, spools_in
