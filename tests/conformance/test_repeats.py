@@ -17,12 +17,12 @@ from apishield.core.model import (
     FixedWindow,
     Limit,
     Once,
-    Outcome,
     Quota,
     Repeat,
     SlidingWindow,
     Verdict,
 )
+from apishield.core.outcome import Outcome
 from apishield.stores.decided import DecidedChecks
 from tests.conformance.schedules import SECOND_US, rules
 from tests.conformance.targets import Target, memory_target

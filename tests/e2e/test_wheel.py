@@ -20,10 +20,12 @@ SAME_FOR_BOTH = [
     "tests/unit/test_headers.py",
 ]
 COMPILED = """
+from apishield import clock
+from apishield.core import outcome
 from apishield.core.rate_limiter import states, verdict
 from apishield.stores import memory
 assert states.COMPILED
-for module in (states, verdict, memory):
+for module in (clock, outcome, states, verdict, memory):
     assert not module.__file__.endswith(".py"), module.__file__
 """
 

@@ -15,11 +15,11 @@ from apishield.core.model import (
     Concurrency,
     FixedWindow,
     Limit,
-    Outcome,
     Quota,
     SlidingWindow,
     TokenBucket,
 )
+from apishield.core.outcome import Outcome
 from apishield.core.policies import Meter
 from apishield.core.rate_limiter.verdict import new_state
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apishield.core.headers import restriction
-from apishield.core.model import Limit, Mode, Outcome, SlidingWindow, Verdict
+from apishield.core.model import Limit, Mode, SlidingWindow, Verdict
+from apishield.core.outcome import Outcome
 from apishield.core.policies import Meter
 from apishield.core.rendering import MAX_IN_HEADERS, MAX_LISTED, render
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, TokenBucket
+from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, TokenBucket
+from apishield.core.outcome import Outcome
 
 MOST: Final = 999_999_999_999_999
 """The greatest integer of a structured field (RFC 9651, section 3.3.1): a bucket may take 84 million years to fill."""

@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from apishield.core.outcome import Outcome
+
 MAX_UNITS = 1_000_000_000
 MIN_WINDOW_SECONDS = 1
 MAX_WINDOW_SECONDS = 31 * 86_400
@@ -122,22 +124,6 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
     limit: Limit
     policy_id: str | None = None
     overflow_key: str | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What one counter says of one check.
-
-    ``remaining`` and ``reset_us`` describe the counter after the verdict (so after the charge where the verdict admitted).
-    ``remaining`` is below 0 where more is used than the limit allows: a settled cost, or a limit that was lowered. Whoever
-    shows it shows 0 then, and the debt as use.
-    ``retry_after_us`` is 0 where the counter admits; else how long until the same check would pass if nothing else came,
-    or ``None`` where the cost can never fit.
-    """
-
-    admitted: bool
-    remaining: int
-    retry_after_us: int | None
-    reset_us: int
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

@@ -13,7 +13,8 @@ import msgspec
 
 from apishield.core.decision import LimitState
 from apishield.core.headers import rate_limit_headers, restriction
-from apishield.core.model import SECOND_US, Concurrency, Limit, Outcome, Quota, Verdict
+from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, Verdict
+from apishield.core.outcome import Outcome
 from apishield.core.policies import Meter
 
 MAX_LISTED: Final = 20

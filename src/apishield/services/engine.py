@@ -17,7 +17,8 @@ from typing import Final, Protocol
 
 from apishield.core.decision import CheckRequest, Decision, Denial
 from apishield.core.decision_ids import DecisionIds
-from apishield.core.model import SECOND_US, Counter, Once, Outcome, Repeat, Verdict
+from apishield.core.model import SECOND_US, Counter, Once, Repeat, Verdict
+from apishield.core.outcome import Outcome
 from apishield.core.policies import Meter
 from apishield.core.ports import Clock, CounterStore, Hold
 from apishield.core.rendering import Rendered, render

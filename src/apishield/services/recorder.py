@@ -24,7 +24,8 @@ from apishield.core.events import (
     Refusal,
     Units,
 )
-from apishield.core.model import SECOND_US, Counter, Outcome
+from apishield.core.model import SECOND_US, Counter
+from apishield.core.outcome import Outcome
 from apishield.core.ports import EventLog
 from apishield.redaction import redact
 from apishield.services.asked import Asked

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from apishield.core.counter_keys import subject_of, subject_text
-from apishield.core.model import SECOND_US, Counter, Mode, Outcome
+from apishield.core.model import SECOND_US, Counter, Mode
+from apishield.core.outcome import Outcome
 from apishield.core.ports import ShadowDay, ShadowSubject
 from apishield.stores.sql.unit_of_work import UnitOfWork
 

@@ -20,7 +20,8 @@ from apishield.analytics.periods import Segment
 from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import Step
 from apishield.core.counter_keys import subject_of, subject_text, tenant_of
-from apishield.core.model import SECOND_US, Counter, Outcome, Quota, Verdict
+from apishield.core.model import SECOND_US, Counter, Quota, Verdict
+from apishield.core.outcome import Outcome
 from apishield.core.ports import Clock, CounterStore, QuotaUse
 from apishield.core.records import Actor, Key, Policy
 from apishield.errors import NoAnswer, ProblemError

@@ -20,12 +20,12 @@ from apishield.core.model import (
     Mode,
     Once,
     OnStoreFailure,
-    Outcome,
     Quota,
     Repeat,
     TokenBucket,
     Verdict,
 )
+from apishield.core.outcome import Outcome
 from apishield.core.ports import Clock, QuotaLedger, QuotaUse
 from apishield.core.rate_limiter.quota import period_of
 from apishield.errors import StoreFull, StoreUnavailable

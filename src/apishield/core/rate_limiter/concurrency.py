@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
-from apishield.core.model import Concurrency, Outcome
+from apishield.core.compiled import untracked
+from apishield.core.model import Concurrency
+from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import states
 
 
@@ -74,7 +76,7 @@ class State(states.State):
             self.release(check_id, cost)
 
 
-State = states.untracked(State)  # type: ignore[misc]
+State = untracked(State)  # type: ignore[misc]
 
 
 def outcome(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
-from apishield.core.model import FixedWindow, Outcome
+from apishield.core.compiled import untracked
+from apishield.core.model import FixedWindow
+from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import states
 
 
@@ -70,7 +72,7 @@ class State(states.State):
         return now_us - now_us % window_us + window_us
 
 
-State = states.untracked(State)  # type: ignore[misc]
+State = untracked(State)  # type: ignore[misc]
 
 
 def outcome(requests: int, window_us: int, now_us: int, cost: int, fits: bool, used: int) -> Outcome:

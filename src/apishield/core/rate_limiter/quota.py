@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo
 
 from mypy_extensions import mypyc_attr
 
-from apishield.core.model import Outcome, Quota
+from apishield.core.compiled import untracked
+from apishield.core.model import Quota
+from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import states
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -84,7 +86,7 @@ class State(states.State):
         return self.end_us
 
 
-State = states.untracked(State)  # type: ignore[misc]
+State = untracked(State)  # type: ignore[misc]
 
 
 def outcome(requests: int, now_us: int, cost: int, fits: bool, used: int, end_us: int) -> Outcome:

@@ -16,7 +16,9 @@ from bisect import bisect_left
 
 from mypy_extensions import mypyc_attr
 
-from apishield.core.model import Outcome, SlidingWindow
+from apishield.core.compiled import untracked
+from apishield.core.model import SlidingWindow
+from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import states
 
 SLOTS = 1000
@@ -210,7 +212,7 @@ class State(states.State):
         return self.last_us + self.window_us
 
 
-State = states.untracked(State)  # type: ignore[misc]
+State = untracked(State)  # type: ignore[misc]
 
 
 def slot_us(window_us: int) -> int:

@@ -1,21 +1,13 @@
-"""What a counter remembers, seen from outside: the class that each algorithm's ``State`` is of.
-
-States are plain classes with annotated fields, so that they compile: ``scripts/wheel.sh`` makes a wheel in which this
-package and the memory store are machine code (mypyc), their fields lie in a row, and numbers are no objects. Interpreted, they
-become what is next best, structs of ``msgspec``. In neither form does the garbage collector walk them: a million of them would
-hold up a check for a tenth of a second.
-"""
+"""What a counter remembers, seen from outside: the class that each algorithm's ``State`` is of."""
 
 from __future__ import annotations
 
-import inspect
-from types import FunctionType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
-import msgspec
 from mypy_extensions import mypyc_attr
 
-from apishield.core.model import Outcome
+from apishield.core.compiled import is_compiled
+from apishield.core.outcome import Outcome
 
 # More than any limit and later than any clock, and still no more than a machine's word holds once compiled.
 NEVER_US = 1 << 61
@@ -69,31 +61,4 @@ class State:
         raise NotImplementedError
 
 
-COMPILED: Final = hasattr(State, "__mypyc_attrs__")
-
-Class = TypeVar("Class", bound=type[State])
-
-
-def untracked(state: Class) -> Class:
-    """``state`` as a struct that the garbage collector leaves alone, unless it is compiled and so alone already."""
-    if COMPILED:
-        return state
-    fields: dict[str, Any] = {}
-    methods: dict[str, Any] = {}
-    for each in reversed(state.__mro__[:-1]):
-        fields |= dict.fromkeys(inspect.get_annotations(each), None)
-        for name, value in vars(each).items():
-            if name in fields:
-                fields[name] = value
-            elif isinstance(value, FunctionType) and name != "__init__":
-                methods[name] = value
-    begin: Any = state.__init__
-    methods["__post_init__"] = lambda self: begin(self, self.rule)
-    made: Any = msgspec.defstruct(
-        state.__name__,
-        [("rule", Any), *((name, Any, default) for name, default in fields.items() if name != "rule")],
-        module=state.__module__,
-        namespace=methods | {"__doc__": state.__doc__},
-        gc=False,
-    )
-    return cast(Class, made)
+COMPILED: Final = is_compiled(State)

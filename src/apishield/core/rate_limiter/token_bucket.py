@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
-from apishield.core.model import Outcome, TokenBucket
+from apishield.core.compiled import untracked
+from apishield.core.model import TokenBucket
+from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import states
 
 
@@ -88,7 +90,7 @@ class State(states.State):
         self.rule, self.requests, self.window_us, self.burst = rule, rule.requests, rule.window_us, rule.burst
 
 
-State = states.untracked(State)  # type: ignore[misc]
+State = untracked(State)  # type: ignore[misc]
 
 
 def outcome(requests: int, window_us: int, burst: int, used: int, cost: int, fits: bool) -> Outcome:

@@ -14,12 +14,12 @@ from apishield.core.model import (
     Counter,
     FixedWindow,
     Mode,
-    Outcome,
     Quota,
     SlidingWindow,
     TokenBucket,
     Verdict,
 )
+from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
 from apishield.core.rate_limiter.states import State
 

@@ -16,13 +16,13 @@ from apishield.core.model import (
     Limit,
     Mode,
     Once,
-    Outcome,
     Quota,
     Repeat,
     SlidingWindow,
     TokenBucket,
     Verdict,
 )
+from apishield.core.outcome import Outcome
 from apishield.core.ports import Held, Hold
 from apishield.core.rate_limiter import concurrency, fixed_window, quota, sliding_window, token_bucket
 from apishield.later import Later
