@@ -31,8 +31,9 @@ class State(states.State):
     """Units charged in the last window, oldest first.
 
     The youngest entry lies in ``last_us`` and ``last_cost``, and grows until its slot ends at ``slot_end_us``; the older
-    ones lie in ``times`` and ``costs`` from index ``head`` on. ``taken`` is the sum of all. ``leaves_us`` is an instant before
-    which none leaves. No clock goes before ``seen_us``: the last charge, or the instant at which an entry left that is gone.
+    ones lie in ``times`` and ``costs`` from index ``head`` on. Without ``costs`` each of them is one unit, as most are.
+    ``taken`` is the sum of all. ``leaves_us`` is an instant before which none leaves. No clock goes before ``seen_us``: the
+    last charge, or the instant at which an entry left that is gone.
     """
 
     window_us: int = 0
@@ -89,16 +90,20 @@ class State(states.State):
         if self.last_us // width_us == slot:
             back = min(cost, self.last_cost)
             self.last_cost -= back
-        elif times is None or costs is None:
+        elif times is None:
             return
         else:
             index = bisect_left(times, charged_at_us, self.head)
             if index == len(times) or times[index] // width_us != slot:
                 return
-            back = min(cost, costs[index])
-            costs[index] -= back
-            if not costs[index]:
-                del times[index], costs[index]
+            held = 1 if costs is None else costs[index]
+            back = min(cost, held)
+            if back == held:
+                del times[index]
+                if costs is not None:
+                    del costs[index]
+            elif costs is not None:
+                costs[index] = held - back
             if self.head == len(times):
                 self.times = self.costs = None
                 self.head = 0
@@ -131,13 +136,16 @@ class State(states.State):
         """Begins a new youngest entry."""
         times, costs, last_cost = self.times, self.costs, self.last_cost
         if last_cost:
-            if times is None or costs is None:
-                times, costs = self.times, self.costs = array("q"), array("I")
-            if last_cost > MAX_ENTRY_UNITS:
-                self.taken -= last_cost - MAX_ENTRY_UNITS
-                last_cost = MAX_ENTRY_UNITS
+            if times is None:
+                times = self.times = array("q")
+            if last_cost != 1 or costs is not None:
+                if costs is None:
+                    costs = self.costs = array("I", [1]) * len(times)
+                if last_cost > MAX_ENTRY_UNITS:
+                    self.taken -= last_cost - MAX_ENTRY_UNITS
+                    last_cost = MAX_ENTRY_UNITS
+                costs.append(last_cost)
             times.append(self.last_us)
-            costs.append(last_cost)
         elif times is None:
             self.leaves_us = now_us + self.window_us
         self.last_us = now_us
@@ -156,36 +164,41 @@ class State(states.State):
             self.seen_us = self.last_us + window_us
             return
         head, times, costs = self.head, self.times, self.costs
-        if times is None or costs is None:
+        if times is None:
             self.leaves_us = self.last_us + window_us
             return
         size, taken = len(times), self.taken
-        while head < size and times[head] <= horizon_us:
-            taken -= costs[head]
+        oldest_us = left_us = times[head]
+        while oldest_us <= horizon_us:
+            taken -= 1 if costs is None else costs[head]
             head += 1
+            left_us, oldest_us = oldest_us, times[head] if head < size else self.last_us
         if head > self.head:
             self.taken = taken
-            self.seen_us = max(self.seen_us, times[head - 1] + window_us)
-        self.leaves_us = (times[head] if head < size else self.last_us) + window_us
+            self.seen_us = max(self.seen_us, left_us + window_us)
+        self.leaves_us = oldest_us + window_us
         if head == size:
             self.times = self.costs = None
             head = 0
         elif head >= COMPACT_AFTER:
             del times[:head]
-            del costs[:head]
+            if costs is not None:
+                del costs[:head]
             head = 0
         self.head = head
 
     def _shorten_oldest(self, units: int) -> None:
         """Drops up to ``units`` of the oldest entry."""
         times, costs = self.times, self.costs
-        if times is None or costs is None:
+        if times is None:
             dropped = min(units, self.last_cost)
             self.last_cost -= dropped
         else:
-            dropped = min(units, costs[self.head])
-            costs[self.head] -= dropped
-            if not costs[self.head]:
+            held = 1 if costs is None else costs[self.head]
+            dropped = min(units, held)
+            if dropped < held and costs is not None:
+                costs[self.head] = held - dropped
+            elif dropped == held:
                 self.head += 1
                 if self.head == len(times):
                     self.times = self.costs = None
@@ -194,9 +207,10 @@ class State(states.State):
 
     def _older(self) -> list[tuple[int, int]]:
         """The entries before the youngest, oldest first, as (instant, units)."""
-        if self.times is None or self.costs is None:
+        if self.times is None:
             return []
-        return list(zip(self.times[self.head :], self.costs[self.head :], strict=True))
+        times = self.times[self.head :]
+        return list(zip(times, [1] * len(times) if self.costs is None else self.costs[self.head :], strict=True))
 
     def _first_fit_us(self, cost: int) -> int:
         """The instant at which the entry leaves that makes room for ``cost``; 0 where that never happens."""
@@ -204,11 +218,15 @@ class State(states.State):
             return 0
         need = self.taken + cost - self.requests
         times, costs = self.times, self.costs
-        if times is not None and costs is not None:
-            for index in range(self.head, len(times)):
-                need -= costs[index]
-                if need <= 0:
-                    return times[index] + self.window_us
+        if times is None:
+            return self.last_us + self.window_us
+        if costs is None:
+            index = self.head + max(need, 1) - 1
+            return (times[index] if index < len(times) else self.last_us) + self.window_us
+        for index in range(self.head, len(times)):
+            need -= costs[index]
+            if need <= 0:
+                return times[index] + self.window_us
         return self.last_us + self.window_us
 
 
