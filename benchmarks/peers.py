@@ -13,12 +13,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from apishield.clock import system_clock
 from apishield.core.counter_keys import counter_key, limit_keys, text_of
-from apishield.core.model import Counter, Limit
+from apishield.core.model import Counter, Limit, ReadyCounters
 from apishield.stores.memory import MemoryStore
 from benchmarks.rounds import Contender
 from benchmarks.rules import Kind, Rule
@@ -44,11 +44,6 @@ def contenders(kind: Kind, rules: Sequence[Rule], order: Sequence[int]) -> dict[
     return found
 
 
-def system_clock() -> int:
-    """Microseconds since the Unix epoch, as the service reads them."""
-    return time.time_ns() // 1000
-
-
 def ours_limits(kind: Kind, rules: Sequence[Rule]) -> list[Limit]:
     """``rules`` as limits."""
     return [Limit(id=f"lim_{at}", name=f"{rule}", algorithm=rule.algorithm(kind)) for at, rule in enumerate(rules)]
@@ -62,7 +57,7 @@ def ours_counters(limits: Sequence[Limit], name: str) -> list[Counter]:
 def _ours(kind: Kind, rules: Sequence[Rule], names: Sequence[str], order: Sequence[int]) -> Contender:
     """As the service asks for a key, whose counters the snapshot holds ready."""
     limits = ours_limits(kind, rules)
-    ready = [ours_counters(limits, name) for name in names]
+    ready = [ReadyCounters(ours_counters(limits, name)) for name in names]
     costs = [1] * len(rules)
     return Contender(MemoryStore(system_clock).decide, [(ready[index], costs) for index in order])
 

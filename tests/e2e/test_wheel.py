@@ -16,6 +16,7 @@ SAME_FOR_BOTH = [
     "tests/conformance/test_verdicts.py",
     "tests/conformance/test_twins.py",
     "tests/properties/test_limiter_taken_units.py",
+    "tests/properties/test_ready_counters.py",
     "tests/unit/test_memory_store.py",
     "tests/unit/test_headers.py",
 ]

@@ -9,7 +9,7 @@ All times are integers in microseconds since the Unix epoch (``_us``); costs and
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -124,6 +124,15 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
     limit: Limit
     policy_id: str | None = None
     overflow_key: str | None = None
+
+
+class ReadyCounters(tuple[Counter, ...]):
+    """The counters of a subject that asks again and again, such as a key: made once, and passed to the store each time.
+
+    A store may keep in ``found`` what it found by them.
+    """
+
+    found: Any = None
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

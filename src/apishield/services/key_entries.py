@@ -12,7 +12,7 @@ from apishield.core.abuse_detector.addresses import Network, parse_network
 from apishield.core.counter_keys import counter_key
 from apishield.core.decision import KeyView
 from apishield.core.key_manager import lifecycle
-from apishield.core.model import Counter, Limit
+from apishield.core.model import Counter, Limit, ReadyCounters
 from apishield.core.policies import Meter
 from apishield.core.records import Customer, Environment, Key, KeyKind
 
@@ -23,10 +23,10 @@ class AskedLimits:
     __slots__ = ("counters", "meters", "takes_slots", "unit_costs")
 
     def __init__(self, counters: Sequence[Counter], meters: Sequence[Meter]) -> None:
-        self.counters = tuple(counters)
+        self.counters = ReadyCounters(counters)
         self.meters = tuple(meters)
         self.takes_slots = any(meter.takes_slots for meter in self.meters)
-        self.unit_costs = tuple(1 if meter.unit == "requests" else 0 for meter in self.meters)
+        self.unit_costs = [1 if meter.unit == "requests" else 0 for meter in self.meters]
 
 
 class CustomerEntry:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Awaitable, Mapping, Sequence
 
-from apishield.core.model import Concurrency, Counter, Once, Quota, Verdict
+from apishield.core.model import Algorithm, Concurrency, Counter, Once, Quota, ReadyCounters, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
 from apishield.core.rate_limiter.states import NEVER_US, State
-from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
+from apishield.core.rate_limiter.verdict import Found, decide, decide_found, decide_known, new_state
 from apishield.errors import QuotaUnknown, StoreFull
 from apishield.stores.decided import DecidedChecks
 from apishield.stores.records import Records
@@ -63,8 +63,12 @@ class MemoryStore:
         now_us = clock()
         if now_us >= self._look_at_us:
             self._forget_idle(now_us, FORGET_AT_ONCE, REMEMBERED_US)
+        found: Found | None = counters.found if type(counters) is ReadyCounters else None
         try:
-            verdict = decide_known(self._states, counters, costs, now_us, check_id)
+            if found is not None and found.known is self._states:
+                verdict = decide_found(found, counters, costs, now_us, check_id)
+            else:
+                verdict = decide_known(self._states, counters, costs, now_us, check_id)
         except quota.Unseeded:
             verdict = None
         if verdict is None:
@@ -144,12 +148,14 @@ class MemoryStore:
     async def reset(self, counters: Sequence[Counter]) -> None:
         """Forgets the state of ``counters`` (port ``CounterStore``)."""
         for counter in counters:
-            if counter.key in self._states:  # in its place, because its expiry is filed
-                self._states[counter.key] = new_state(counter.limit.algorithm)
+            state = self._states.get(counter.key)
+            if state is not None:
+                state.rule = None
+                self._states[counter.key] = new_state(counter.limit.algorithm)  # in its place: its expiry is filed
 
     async def close(self) -> None:
         """Forgets everything."""
-        self._states.clear()
+        self._states = {}
         self._room.clear()
         self._records.clear()
         self._decided.clear()
@@ -195,6 +201,8 @@ class MemoryStore:
         verdict = decide(counters, states, costs, now_us, check_id)
         for counter, key, state in zip(counters, keys, states, strict=True):
             self._keep(counter, key, state, now_us)
+        if type(counters) is ReadyCounters:
+            self._remember(counters, states)
         if self._ledger is not None:
             self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
@@ -263,6 +271,15 @@ class MemoryStore:
             self._room.take(key, anonymous=anonymous)
             self._file(key, expires_us, now_us, anonymous=anonymous)
 
+    def _remember(self, counters: ReadyCounters, states: list[State]) -> None:
+        """Spares the next check of these counters to look for their states, if all of them are held here."""
+        rules: list[Algorithm] = []
+        for counter, state in zip(counters, states, strict=True):
+            if self._states.get(counter.key) is not state:
+                return
+            rules.append(counter.limit.algorithm)
+        counters.found = Found(self._states, states, rules)
+
     def _file(self, key: str, expires_us: int, now_us: int, *, anonymous: bool) -> None:
         """Notes to look at ``key`` once it may be idle; every key held is filed exactly once.
 
@@ -288,8 +305,10 @@ class MemoryStore:
             while keys and at_most:
                 at_most -= 1
                 key = keys.pop()
-                expires_us = self._states[key].expires_at_us()
+                state = self._states[key]
+                expires_us = state.expires_at_us()
                 if expires_us <= now_us - idle_us:
+                    state.rule = None
                     del self._states[key]
                     self._room.leave(key, anonymous=anonymous)
                     self._forgot_us = max(self._forgot_us, expires_us)

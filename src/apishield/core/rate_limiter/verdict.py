@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mypy_extensions import mypyc_attr
+
+from apishield.core.compiled import untracked
 from apishield.core.model import (
     Algorithm,
     Concurrency,
@@ -40,6 +43,45 @@ def new_state(rule: Algorithm) -> State:
     return STATES[type(rule)](rule)
 
 
+@mypyc_attr(acyclic=True)
+class Found:
+    """The ``states`` of counters that are asked again and again, and the ``rules`` that they were under when they were found.
+
+    ``known`` is where that was. They are still those to be asked while each is under its rule: who takes one away from there
+    puts it under none.
+    """
+
+    known: dict[str, State]
+    states: list[State]
+    rules: list[Algorithm]
+
+    def __init__(self, known: dict[str, State], states: list[State], rules: list[Algorithm]) -> None:
+        self.known, self.states, self.rules = known, states, rules
+
+
+Found = untracked(Found)  # type: ignore[misc]
+
+
+def decide_found(
+    found: Found, counters: Sequence[Counter], costs: Sequence[int], now_us: int, check_id: str
+) -> Verdict | None:
+    """``decide_known`` over states that were found before; ``None`` also where some of them are not to be asked any more."""
+    states, rules = found.states, found.rules
+    if len(states) == 1:
+        state, cost = states[0], costs[0]
+        if state.rule is not rules[0] or state.seen_us > now_us:
+            return None
+        if state.taken + cost <= state.requests or state.fits(now_us, cost):
+            return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
+        return _refuse_one(counters[0], state, cost, now_us, check_id)
+    at = 0
+    for state in states:
+        if state.rule is not rules[at] or state.seen_us > now_us:
+            return None
+        at += 1  # noqa: SIM113  as said above
+    return _decide_several(counters, states, costs, now_us, check_id)
+
+
 def decide_known(
     known: dict[str, State], counters: Sequence[Counter], costs: Sequence[int], now_us: int, check_id: str = ""
 ) -> Verdict | None:
@@ -57,29 +99,38 @@ def decide_known(
             return None
         if state.taken + cost <= state.requests or state.fits(now_us, cost):
             return Verdict(True, now_us, [state.charge(now_us, cost, check_id)])
-        limit = counter.limit
-        if limit.charge_refused or limit.mode is _SHADOW:
-            return _decide_misfits(counters, (state,), costs, now_us, check_id)
-        return Verdict(False, now_us, [state.look(now_us, cost, False)])
-    fits = True
+        return _refuse_one(counter, state, cost, now_us, check_id)
     states: list[State] = []
-    at = 0
     for counter in counters:
-        rule, state, cost = counter.limit.algorithm, known.get(counter.key), costs[at]
-        at += 1  # noqa: SIM113  as said above
+        rule, state = counter.limit.algorithm, known.get(counter.key)
         if state is None or state.rule is not rule or state.seen_us > now_us:
             return None
-        if state.taken + cost > state.requests and not state.fits(now_us, cost):
-            fits = False
         states.append(state)
-    if not fits:
-        return _decide_misfits(counters, states, costs, now_us, check_id)
+    return _decide_several(counters, states, costs, now_us, check_id)
+
+
+def _decide_several(
+    counters: Sequence[Counter], states: list[State], costs: Sequence[int], now_us: int, check_id: str
+) -> Verdict:
+    at = 0
+    for state in states:
+        cost = costs[at]
+        if state.taken + cost > state.requests and not state.fits(now_us, cost):
+            return _decide_misfits(counters, states, costs, now_us, check_id)
+        at += 1  # noqa: SIM113  as said above
     outcomes: list[Outcome] = []
     at = 0
     for state in states:
         outcomes.append(state.charge(now_us, costs[at], check_id))
         at += 1  # noqa: SIM113  likewise
     return Verdict(True, now_us, outcomes)
+
+
+def _refuse_one(counter: Counter, state: State, cost: int, now_us: int, check_id: str) -> Verdict:
+    limit = counter.limit
+    if limit.charge_refused or limit.mode is _SHADOW:
+        return _decide_misfits((counter,), (state,), (cost,), now_us, check_id)
+    return Verdict(False, now_us, [state.look(now_us, cost, False)])
 
 
 def decide(
