@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 
 SHA256_BYTES = 32
 _BLOCK_BYTES = 64
+REMEMBERED_SECRETS = 4096
 
 
 def digest(pepper: bytes, secret: str) -> bytes:
@@ -22,7 +24,10 @@ def digest(pepper: bytes, secret: str) -> bytes:
 def digester(pepper: bytes) -> Callable[[str], bytes]:
     """``digest`` with the pepper worked in beforehand, in half the time: HMAC's two inner states are copied, not made anew.
 
-    Source: RFC 2104, section 4, which proposes to precompute them.
+    Those of the secrets that came last are remembered: a key comes again and again, and hashing was a tenth of its check. So
+    as many secrets stay in this process' memory for a while, and nowhere else.
+
+    Source: RFC 2104, section 4, which proposes to precompute the states.
     """
     block = (
         pepper.ljust(_BLOCK_BYTES, b"\0")
@@ -32,6 +37,7 @@ def digester(pepper: bytes) -> Callable[[str], bytes]:
     copy_inner = sha256(bytes(byte ^ 0x36 for byte in block)).copy
     copy_outer = sha256(bytes(byte ^ 0x5C for byte in block)).copy
 
+    @lru_cache(maxsize=REMEMBERED_SECRETS)
     def prepared(secret: str) -> bytes:
         inner, outer = copy_inner(), copy_outer()
         inner.update(sha256(secret.encode("utf-8", "surrogatepass")).digest())
