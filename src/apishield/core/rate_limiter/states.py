@@ -14,7 +14,7 @@ NEVER_US = 1 << 61
 NEVER_SURE = 1 << 61
 
 
-@mypyc_attr(acyclic=True)
+@mypyc_attr(acyclic=True)  # which rules out to inherit from ABC
 class State:
     """What one counter remembers.
 
