@@ -178,7 +178,7 @@ async def counted(database: Database) -> int:
     found = 0
     for step in ("minute", "hour", "day"):
         blobs = await rows(database, f"SELECT latency FROM rollup_{step} WHERE latency IS NOT NULL")
-        found += sum_histograms(blob for (blob,) in blobs).count
+        found += sum_histograms(blob for (blob,) in blobs).histogram().count
     return found
 
 

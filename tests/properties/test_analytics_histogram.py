@@ -19,6 +19,7 @@ from apishield.analytics.histogram import (
 # Uniform over magnitudes, not over numbers: latencies are small, and so are the buckets that are hard to get right.
 values_us = st.integers(0, 37).flatmap(lambda bits: st.integers(0, min(2**bits, MAX_VALUE_US)))
 samples = st.lists(values_us, max_size=200)
+SHARES = (0, 0.5, 0.95, 0.99, 1)
 
 
 def histogram_of(values: list[int]) -> Histogram:
@@ -72,9 +73,10 @@ def test_sums_of_stored_histograms_are_those_of_the_values(parts: list[list[int]
     merged = Histogram()
     for blob in blobs:
         merged.merge_bytes(blob)
-    assert sum_histograms(blobs) == merged == whole
+    assert sum_histograms(blobs).histogram() == merged == whole
     if blobs:  # a database adds them by writing one behind the other
-        assert Histogram.from_bytes(b"".join(blobs)) == sum_histograms([b"".join(blobs)]) == whole
+        joined = b"".join(blobs)
+        assert Histogram.from_bytes(joined) == sum_histograms([joined]).histogram() == whole
 
 
 @given(parts=st.lists(st.tuples(st.integers(0, 3), st.none() | st.integers(0, 3), st.lists(values_us, max_size=20))))
@@ -90,17 +92,31 @@ def test_what_is_moved_from_one_sum_to_another_counts_there_and_the_rest_is_left
             given_to.append((out_of, None, histogram_of([*values, 7]).to_bytes()))
             held[out_of] += [7]
     expected = {key: histogram_of(values) for key, values in held.items()}
-    assert sum_moved(given_to) == sum_moved(reversed(given_to)) == expected
+    for order in (given_to, list(reversed(given_to))):
+        found = sum_moved(order)
+        assert {key: totals.histogram() for key, totals in found.items()} == expected
+        assert {key: totals.quantiles(SHARES) for key, totals in found.items()} == {
+            key: histogram.quantiles(SHARES) for key, histogram in expected.items()
+        }
 
 
 @given(there=samples, moved=samples)
 def test_what_was_never_added_can_not_be_taken_away(there: list[int], moved: list[int]) -> None:
     found = sum_moved([("a", None, histogram_of(there).to_bytes()), ("b", "a", histogram_of(moved).to_bytes())])
-    assert found["b"] == histogram_of(moved)
+    assert found["b"].histogram() == histogram_of(moved)
     left = histogram_of(there).counts
     for bucket, count in histogram_of(moved).counts.items():
         left[bucket] = max(0, left.get(bucket, 0) - count)
-    assert found["a"].counts == {bucket: count for bucket, count in left.items() if count}
+    rest = Histogram({bucket: count for bucket, count in left.items() if count})
+    assert found["a"].histogram() == rest
+    assert found["a"].quantiles(SHARES) == rest.quantiles(SHARES)
+
+
+@given(parts=st.lists(samples, max_size=4), thousandths=st.lists(st.integers(0, 1000), max_size=5))
+def test_totals_have_the_quantiles_of_all_their_values(parts: list[list[int]], thousandths: list[int]) -> None:
+    shares = [each / 1000 for each in thousandths]
+    whole = histogram_of([value for part in parts for value in part])
+    assert sum_histograms(histogram_of(part).to_bytes() for part in parts).quantiles(shares) == whole.quantiles(shares)
 
 
 @given(counts=st.dictionaries(values_us, st.integers(0, 63).flatmap(lambda bits: st.integers(1, 2**bits)), max_size=30))
@@ -127,4 +143,4 @@ def test_other_bytes_are_refused_or_read_never_anything_else(blob: bytes) -> Non
             sum_histograms([blob])
         return
     assert all(0 <= bucket < BUCKETS and count > 0 for bucket, count in histogram.counts.items())
-    assert sum_histograms([blob]) == histogram
+    assert sum_histograms([blob]).histogram() == histogram

@@ -10,7 +10,7 @@ from apishield.analytics.histogram import MAX_VALUE_US, Histogram, HistogramErro
 def test_an_empty_histogram_has_no_quantile_and_four_bytes() -> None:
     empty = Histogram()
     assert (empty.count, empty.quantile(0.5), empty.quantiles([0.5, 0.99])) == (0, None, [None, None])
-    assert Histogram.from_bytes(empty.to_bytes()) == empty == sum_histograms([])
+    assert Histogram.from_bytes(empty.to_bytes()) == empty == sum_histograms([]).histogram()
     assert len(empty.to_bytes()) == 4
 
 
@@ -49,6 +49,8 @@ def test_negative_values_and_counts_are_refused() -> None:
         Histogram().add(1, -2)
     with pytest.raises(ValueError, match="from 0 to 1"):
         Histogram().quantile(1.1)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        sum_histograms([]).quantiles([-0.1])
 
 
 def test_a_copy_goes_its_own_way() -> None:

@@ -25,7 +25,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate, compress
-from math import ceil
 from struct import Struct
 from typing import Final, TypeVar
 
@@ -140,14 +139,10 @@ class Histogram:
 
     def quantiles(self, shares: Sequence[float]) -> list[int | None]:
         """As ``quantile`` for each of ``shares``, in one walk over the buckets."""
-        if any(not 0 <= share <= 1 for share in shares):
-            raise ValueError(f"{list(shares)} are no shares; a share is a number from 0 to 1")
         counts = self.counts
         buckets = sorted(counts)
-        sums = list(accumulate(map(counts.__getitem__, buckets)))
-        if not sums:
-            return [None] * len(shares)
-        return [_MIDDLES[buckets[bisect_right(sums, _rank(share, sums[-1]) - 1)]] for share in shares]
+        places = _ranked(list(accumulate(map(counts.__getitem__, buckets))), shares)
+        return [None if place is None else _MIDDLES[buckets[place]] for place in places]
 
     def to_bytes(self) -> bytes:
         """Its compact form: equal histograms give equal bytes."""
@@ -171,32 +166,30 @@ class Histogram:
         return f"Histogram(count={self.count}, p50={self.quantile(0.5)}, p99={self.quantile(0.99)})"
 
 
-def sum_histograms(blobs: Iterable[bytes]) -> Histogram:
-    """All of ``blobs``, written by ``to_bytes``, as one histogram. Raises ``HistogramError`` for anything else."""
-    totals = [0] * BUCKETS
-    end = 0
-    for blob in blobs:
-        for ways, counts, last in _read(blob):
-            end = max(end, last + 1)
-            for bucket, count in zip(accumulate(ways), counts, strict=True):
-                totals[bucket] += count
-    return _of_row(totals, end)
+class Totals:
+    """Sums of histograms, with a count for every bucket: to add to them, and to read quantiles from them, makes no dictionary.
 
-
-def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Histogram]:
-    """The sums of histograms by key; ``parts`` are a key, the key out of which that histogram is moved, and its bytes.
-
-    What is moved must have been added where it is taken away, in whatever order: then exactly the rest is left there, as both
-    are whole counts of the same values. What was not added, so that less than nothing would be left, counts nothing. Raises
-    ``HistogramError`` for other bytes than those of ``to_bytes``.
+    What is moved from one to another must have been added there, sooner or later: then exactly the rest is left, as both are
+    whole counts of the same values. What was not added, so that less than nothing would be left, counts nothing.
     """
-    totals: dict[_Key, list[int]] = defaultdict(lambda: [0] * BUCKETS)
-    end = 0
-    for key, out_of, blob in parts:
-        here = totals[key]
-        there = None if out_of is None else totals[out_of]
+
+    __slots__ = ("_begin", "_counts", "_end")
+
+    def __init__(self) -> None:
+        self._counts = [0] * BUCKETS
+        self._begin, self._end = BUCKETS, 0  # outside of them nothing is counted
+
+    def add(self, blob: bytes, out_of: Totals | None = None) -> None:
+        """Adds what histograms written by ``to_bytes`` counted, and takes it away from ``out_of`` where that is given.
+
+        Raises ``HistogramError`` for other bytes.
+        """
+        here, there = self._counts, None if out_of is None else out_of._counts
+        begin, end = self._begin, self._end
         for ways, counts, last in _read(blob):
-            end = max(end, last + 1)
+            if not ways:
+                continue
+            begin, end = min(begin, ways[0]), max(end, last + 1)
             buckets = zip(accumulate(ways), counts, strict=True)
             if there is None:
                 for bucket, count in buckets:
@@ -205,28 +198,64 @@ def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Hi
                 for bucket, count in buckets:
                     here[bucket] += count
                     there[bucket] -= count
-    return {key: _of_row(total, end) for key, total in totals.items()}
+        self._begin, self._end = begin, end
+
+    def quantiles(self, shares: Sequence[float]) -> list[int | None]:
+        """As those of ``Histogram``."""
+        places = _ranked(list(accumulate(self._left())), shares)
+        return [None if place is None else _MIDDLES[self._begin + place] for place in places]
+
+    def histogram(self) -> Histogram:
+        """The same counts."""
+        return Histogram({bucket: count for bucket, count in enumerate(self._left(), self._begin) if count})
+
+    def _left(self) -> list[int]:
+        """The counts from ``_begin`` on. What was only taken away, beyond these, counts nothing anyway."""
+        counts = self._counts[self._begin : self._end]
+        return [count if count > 0 else 0 for count in counts] if min(counts, default=0) < 0 else counts
 
 
-def _of_row(totals: list[int], end: int) -> Histogram:
-    """The histogram of ``totals`` by bucket, of which none counts from ``end`` on; less than none is none."""
-    row = totals[:end]
-    if min(row, default=0) < 0:
-        row = [max(0, count) for count in row]
-    begin = next(compress(range(end), row), end)
-    row = row[begin:]
-    return Histogram(dict(zip(compress(range(begin, end), row), filter(None, row), strict=True)))
+def sum_histograms(blobs: Iterable[bytes]) -> Totals:
+    """All of ``blobs``, written by ``to_bytes``, as one. Raises ``HistogramError`` for anything else."""
+    totals = Totals()
+    for blob in blobs:
+        totals.add(blob)
+    return totals
+
+
+def sum_moved(parts: Iterable[tuple[_Key, _Key | None, bytes]]) -> dict[_Key, Totals]:
+    """The sums of histograms by key; ``parts`` are a key, the key out of which that histogram is moved, and its bytes.
+
+    They may come in any order. Raises ``HistogramError`` for other bytes than those of ``to_bytes``.
+    """
+    totals: dict[_Key, Totals] = defaultdict(Totals)
+    for key, out_of, blob in parts:
+        totals[key].add(blob, None if out_of is None else totals[out_of])
+    return dict(totals)
+
+
+def _ranked(sums: Sequence[int], shares: Sequence[float]) -> list[int | None]:
+    """Of counts in order, given as their running sums: the place of the one that holds each share, by nearest rank.
+
+    ``None`` where nothing was counted. Raises ``ValueError`` for a share out of range.
+    """
+    if any(not 0 <= share <= 1 for share in shares):
+        raise ValueError(f"{list(shares)} are no shares; a share is a number from 0 to 1")
+    if not sums or not sums[-1]:
+        return [None] * len(shares)
+    return [bisect_right(sums, _rank(share, sums[-1]) - 1) for share in shares]
 
 
 def _rank(share: float, count: int) -> int:
     """Nearest rank: the smallest whole number at or above ``share · count``, and at least 1."""
-    return max(1, ceil(_fraction(share) * count))
+    numerator, denominator = _ratio(share)
+    return max(1, -(-numerator * count // denominator))
 
 
 @lru_cache(maxsize=64)
-def _fraction(share: float) -> Fraction:
-    """``share`` as it is written: 0.55 is 55 of 100, though its float is a little more."""
-    return Fraction(str(share))
+def _ratio(share: float) -> tuple[int, int]:
+    """``share`` as it is written, over what: 0.55 is 11 of 20, though its float is a little more."""
+    return Fraction(str(share)).as_integer_ratio()
 
 
 def _written(counted: dict[int, int]) -> bytes:

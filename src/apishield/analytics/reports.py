@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from apishield.analytics.histogram import Histogram
+from apishield.analytics.histogram import Histogram, Totals
 
 SHARES: Final = (0.5, 0.95, 0.99)
 
@@ -32,11 +32,11 @@ def error_rate(failed: int, results: int) -> float | None:
     return failed / results if results > 0 else None
 
 
-def latency(histogram: Histogram | None) -> Latency:
+def latency(counted: Histogram | Totals | None) -> Latency:
     """The quantiles that reports show."""
-    if histogram is None:
+    if counted is None:
         return Latency()
-    return Latency(*(None if found_us is None else found_us / 1_000 for found_us in histogram.quantiles(SHARES)))
+    return Latency(*(None if found_us is None else found_us / 1_000 for found_us in counted.quantiles(SHARES)))
 
 
 def percent_change(now: float | None, before: float | None) -> float | None:
