@@ -26,7 +26,7 @@ from apishield.analytics.rollup import Dims
 from apishield.analytics.steps import WEEK_S, Step
 from apishield.core.records import Environment
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection
-from apishield.stores.sql.dialects import added_up, among
+from apishield.stores.sql.dialects import added_up, among, joined
 from apishield.stores.sql.ledger.statements import is_postgresql
 from apishield.stores.sql.ledger.tables import (
     rollup_day,
@@ -81,7 +81,7 @@ class Sources:
     async def rows(
         self, plan: Plan, by: Sequence[Column], groups: Groups | None, measures: Sequence[str], *, whole: bool = False
     ) -> Source | None:
-        """The sums of ``measures`` by series, or, where places are told apart or ``whole`` is true, the rows as they are.
+        """The sums of ``measures`` by series, or, where places are told apart, the rows as they are.
 
         What is moved from place to place is a row with ``out_of``, the place that it is moved out of, if ``whole`` is true;
         else two, of which one takes away there what the other adds. ``None``: there are none.
@@ -91,13 +91,13 @@ class Sources:
             return None
         set_id, sought, known = found
         parts = []
-        if not (whole or "place" in by):
-            for table, seconds, segments in _summable(plan):
+        if "place" not in by:
+            for table, seconds, segments in _summable(plan, measures):
                 columns = table.c
                 where = [columns.set_id == set_id, *self._within(columns, seconds, segments, sought)]
                 parts.append(select(columns.series_id, *(columns[name] for name in measures)).where(*where))
             rows = _together(parts, "b")
-            sums = [added_up(rows.c[name]).label(name) for name in measures]
+            sums = [(joined if name == "latency" else added_up)(rows.c[name]).label(name) for name in measures]
             return select(rows.c.series_id, *sums).group_by(rows.c.series_id).subquery("r"), known
         for step, segments, moved in _parts(plan, by):
             columns = TABLES[step].c
@@ -195,10 +195,10 @@ def _parts(plan: Plan, by: Sequence[Column]) -> list[tuple[Step, list[Segment], 
     ]
 
 
-def _summable(plan: Plan) -> list[tuple[Table, int, list[Segment]]]:
+def _summable(plan: Plan, measures: Sequence[str]) -> list[tuple[Table, int, list[Segment]]]:
     """The segments of each table, and how long its buckets are, for sums that tell no time apart: weeks where they are kept."""
     found = [(TABLES[step], step.seconds, segments) for step, segments in _by_step(plan.segments)]
-    if plan.dims is not Dims.KEY:
+    if plan.dims is not Dims.KEY or not all(name in rollup_week.c for name in measures):
         return found
     days = [part for part in plan.segments if part.step is Step.DAY]
     within = [(part.start_s + -part.start_s % WEEK_S, part.end_s - part.end_s % WEEK_S, part) for part in days]
