@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from apishield.services.analytics.figures import Figures, figures_of, latencies_of, only_counts
+from apishield.services.analytics.figures import Figures, figures_of, only_counts
 from apishield.services.analytics.planner import Covered, planned
 from apishield.services.analytics.questions import Question
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Sums
@@ -42,22 +43,34 @@ async def break_down(reader: RollupReader, question: Question, kind: Kind, *, or
     whole, _ = planned(question)
     total = sum_of(sums for _, sums in await reader.sums(whole))
     total = total if question.selection.status is None else only_counts(total)
-    top = await _top(reader, plan, by, order, limit)
-    found = await figures_of(reader, plan, by, top) if top else {}
-    groups = [(group, found[group]) for group in top if group in found]
+    if order == "p95":
+        groups = await _slowest(reader, plan, by, limit)
+    else:
+        top = await reader.top(plan, by, order=order, limit=limit)
+        groups = await _in_order(reader, plan, by, top)
     return Breakdown(covered, groups, total, rest(total, [figures.sums for _, figures in groups]))
 
 
-async def _top(reader: RollupReader, plan: Plan, by: Sequence[Column], order: Order, limit: int) -> list[Group]:
-    if order != "p95":
-        return await reader.top(plan, by, order=order, limit=limit)
+async def _slowest(reader: RollupReader, plan: Plan, by: Sequence[Column], limit: int) -> list[tuple[Group, Figures]]:
+    """The slowest, of any status: latencies are not told apart by it."""
+    whole = replace(plan, selection=replace(plan.selection, status=None))
     busiest = await reader.top(plan, by, order="requests", limit=SLOWEST_AMONG)
-    if not busiest:
-        return []
-    _, histograms = await reader.figures(plan, by, busiest)
-    latencies = await latencies_of(histograms)
-    p95 = {group: latency.p95 or 0 for group, latency in latencies.items()}
-    return sorted(busiest, key=lambda group: -p95.get(group, -1))[:limit]
+    known = await _in_order(reader, whole, by, busiest)
+    slowest = sorted(known, key=_slowness, reverse=True)[:limit]
+    return slowest if whole == plan else await _in_order(reader, plan, by, [group for group, _ in slowest])
+
+
+def _slowness(known: tuple[Group, Figures]) -> float:
+    p95 = known[1].latency.p95
+    return -1 if p95 is None else p95
+
+
+async def _in_order(
+    reader: RollupReader, plan: Plan, by: Sequence[Column], groups: Sequence[Group]
+) -> list[tuple[Group, Figures]]:
+    """The figures of ``groups``."""
+    found = await figures_of(reader, plan, by, groups) if groups else {}
+    return [(group, found[group]) for group in groups if group in found]
 
 
 def sum_of(many: Iterable[Sums]) -> Sums:
