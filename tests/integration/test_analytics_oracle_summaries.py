@@ -7,11 +7,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import delete
 
+from apishield.analytics.periods import Segment
+from apishield.analytics.rollup import Dims
+from apishield.analytics.steps import DAY_S, SECOND_US, Step, ceil
+from apishield.core.records import Environment
 from apishield.services.analytics.breakdowns import KINDS, Kind
+from apishield.services.analytics.questions import Filters, ask
 from apishield.services.analytics.timeseries import GROUPINGS
 from apishield.stores.sql.analytics import rollups, sources
-from apishield.stores.sql.analytics.plan import Selection
+from apishield.stores.sql.analytics.plan import Plan, Selection
+from apishield.stores.sql.analytics.rollups import RollupReader
+from apishield.stores.sql.database import Database
+from apishield.stores.sql.ledger.tables import rollup_units
 from tests.support.analytics_oracle import Traffic, counts, grouped, hold, questions, traffic
 
 __all__ = ["traffic"]
@@ -100,6 +109,21 @@ async def test_endpoints_come_in_the_order_of_their_errors_or_their_p95(traffic:
         slow = await traffic.analytics.breakdown(question, "endpoint", order="p95", limit=3)
         p95 = [figures.latency.p95 or -1 for _, figures in slow.groups]
         assert p95 == sorted(p95, reverse=True), question
+        for group, figures in slow.groups:
+            hold(figures, expected[group], question)
+
+
+@pytest.mark.parametrize("step", Step)
+async def test_units_are_found_whatever_step_alone_has_any(traffic: Traffic, database: Database, step: Step) -> None:
+    question = ask("ten_a", Filters(), now_us=traffic.now_us, from_="now-130d")
+    _, units, _ = traffic.figures(list(traffic.of(question)), None)
+    async with database.transaction() as tx:
+        await tx.connection.execute(delete(rollup_units).where(rollup_units.c.step != step.value))
+    end_s = ceil(traffic.now_us // SECOND_US, Step.DAY)
+    plan = Plan(Dims.TENANT, [Segment(step, end_s - 131 * DAY_S, end_s)])
+    async with database.read() as tx:
+        found = await RollupReader(tx.connection, "ten_a", Environment.LIVE).units(plan)
+    assert {unit: cost for _, unit, cost in found} == units != {}
 
 
 SOUGHT = {  # how rows of few series are found: one by one, among those between them, with those of all others

@@ -60,12 +60,13 @@ class Sources:
         self._environment = environment
         self._is_postgresql = is_postgresql(connection)
         self._set_ids: dict[str, int] | None = None
+        self._with_units: set[int] = set()
         self._ids: dict[_Wanted, list[int] | None] = {}  # a reader has one moment: what was looked up stays true
 
     async def set_id(self, dims: Dims) -> int | None:
         """The one place of tenancy: every query of a reader is bound to a set that was found here."""
         if self._set_ids is None:
-            columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id]
+            columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id, _any_units().label("units")]
             if self._is_postgresql:
                 # Both end with the view. A plan for any period and any number of series suits few: each is planned for its own.
                 columns.append(func.set_config("plan_cache_mode", "force_custom_plan", true()))
@@ -75,7 +76,9 @@ class Sources:
             statement = select(*columns).where(
                 series_sets.c.tenant_id == self._tenant_id, series_sets.c.environment == self._environment.value
             )
-            self._set_ids = {row.dims: row.id for row in await self._connection.execute(statement)}
+            found = (await self._connection.execute(statement)).all()
+            self._set_ids = {row.dims: row.id for row in found}
+            self._with_units = {row.id for row in found if row.units is not None}
         return self._set_ids.get(dims.value)
 
     async def rows(
@@ -113,6 +116,8 @@ class Sources:
         if found is None:
             return None
         set_id, sought, known = found
+        if set_id not in self._with_units:
+            return None
         columns = rollup_units.c
         parts: list[Select[Any]] = []
         for step, segments, moved in _parts(plan, by):
@@ -170,6 +175,20 @@ class Sources:
         if len(names) == 1:
             return [among(self._connection, series.c[names[0]], [group[0] for group in groups])]
         return [tuple_(*(series.c[name] for name in names)).in_(list(groups))]
+
+
+def _any_units() -> ColumnElement[int]:
+    """Of a set that has costs in units other than requests, a bucket with some, else NULL: most tenants have none.
+
+    The first bucket of a step is found in the index, whatever the planner knows; with ``exists`` it would read the table of
+    all tenants where it takes such rows for frequent.
+    """
+    columns = rollup_units.c
+    firsts = [
+        select(func.min(columns.bucket)).where(columns.step == step.value, columns.set_id == series_sets.c.id)
+        for step in (Step.DAY, Step.HOUR, Step.MINUTE)  # a day's may have come to nothing where its minutes' did not
+    ]
+    return func.coalesce(*(first.correlate(series_sets).scalar_subquery() for first in firsts))
 
 
 def of_series(set_id: int, selection: Selection) -> list[ColumnElement[bool]]:
