@@ -38,6 +38,21 @@ from apishield.stores.sql.ledger.tables import (
     series_sets,
 )
 
+_ANY_UNITS: Final = func.coalesce(
+    *(
+        select(func.min(rollup_units.c.bucket))
+        .where(rollup_units.c.step == step.value, rollup_units.c.set_id == series_sets.c.id)
+        .correlate(series_sets)
+        .scalar_subquery()
+        for step in (Step.DAY, Step.HOUR, Step.MINUTE)  # a day's may have come to nothing where its minutes' did not
+    )
+).label("any_units")
+"""A bucket in which a set has costs in units other than requests, or NULL: most tenants have none.
+
+The first bucket of a step is found in the index, whatever the planner knows; with ``exists`` it would read the table of all
+tenants where it takes such rows for frequent.
+"""
+
 Groups = Sequence[Group]
 Source = tuple[Subquery, list[ColumnElement[bool]]]
 """The rows, and what must still hold of their series."""
@@ -66,7 +81,7 @@ class Sources:
     async def set_id(self, dims: Dims) -> int | None:
         """The one place of tenancy: every query of a reader is bound to a set that was found here."""
         if self._set_ids is None:
-            columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id, _any_units().label("units")]
+            columns: list[ColumnElement[Any]] = [series_sets.c.dims, series_sets.c.id, _ANY_UNITS]
             if self._is_postgresql:
                 # Both end with the view. A plan for any period and any number of series suits few: each is planned for its own.
                 columns.append(func.set_config("plan_cache_mode", "force_custom_plan", true()))
@@ -78,7 +93,7 @@ class Sources:
             )
             found = (await self._connection.execute(statement)).all()
             self._set_ids = {row.dims: row.id for row in found}
-            self._with_units = {row.id for row in found if row.units is not None}
+            self._with_units = {row.id for row in found if row.any_units is not None}
         return self._set_ids.get(dims.value)
 
     async def rows(
@@ -175,20 +190,6 @@ class Sources:
         if len(names) == 1:
             return [among(self._connection, series.c[names[0]], [group[0] for group in groups])]
         return [tuple_(*(series.c[name] for name in names)).in_(list(groups))]
-
-
-def _any_units() -> ColumnElement[int]:
-    """Of a set that has costs in units other than requests, a bucket with some, else NULL: most tenants have none.
-
-    The first bucket of a step is found in the index, whatever the planner knows; with ``exists`` it would read the table of
-    all tenants where it takes such rows for frequent.
-    """
-    columns = rollup_units.c
-    firsts = [
-        select(func.min(columns.bucket)).where(columns.step == step.value, columns.set_id == series_sets.c.id)
-        for step in (Step.DAY, Step.HOUR, Step.MINUTE)  # a day's may have come to nothing where its minutes' did not
-    ]
-    return func.coalesce(*(first.correlate(series_sets).scalar_subquery() for first in firsts))
 
 
 def of_series(set_id: int, selection: Selection) -> list[ColumnElement[bool]]:
