@@ -10,7 +10,7 @@ import msgspec
 
 from apishield.analytics.steps import Step
 from apishield.services.analytics.breakdowns import rest
-from apishield.services.analytics.figures import Figures, figures_of
+from apishield.services.analytics.figures import Figures, figures_of, only_counts
 from apishield.services.analytics.planner import Covered, planned, planned_steps, starts_of
 from apishield.services.analytics.questions import Question
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Sums
@@ -52,23 +52,25 @@ async def series_over_time(
     """The figures of each ``step`` of the question's period: one line, or one for each of the ``limit`` busiest groups."""
     starts_s = starts_of(question, step)
     whole, covered = planned(question, GROUPINGS[group_by] if group_by else ())
-    total = await _points(reader, planned_steps(question, (), step, starts_s), (), None)
     if group_by is None:
+        total = await _points(reader, planned_steps(question, (), step, starts_s), (), None)
         return Timeseries(covered, step, starts_s, [Line(None, total.get(()) or _nothing(starts_s))], None)
     by = GROUPINGS[group_by]
     top = await reader.top(whole, by, order="requests", limit=limit)
-    plan = planned_steps(question, by, step, starts_s)
-    found = await _points(reader, plan, by, top) if top else {}
+    found = await _points(reader, planned_steps(question, by, step, starts_s), by, top) if top else {}
     lines = [Line(group, found.get(group) or _nothing(starts_s)) for group in top]
-    return Timeseries(covered, step, starts_s, lines, _beside(total.get((), []), lines))
+    return Timeseries(covered, step, starts_s, lines, await _beside(reader, question, step, starts_s, lines))
 
 
-def _beside(total: Sequence[Figures], lines: Sequence[Line]) -> Line | None:
-    """What of ``total`` is in none of ``lines``: sums only, as latencies can't be taken apart."""
-    points = [
-        Figures(rest(whole.sums, [line.points[place].sums for line in lines]) or Sums())
-        for place, whole in enumerate(total)
-    ]
+async def _beside(
+    reader: RollupReader, question: Question, step: Step, starts_s: Sequence[int], lines: Sequence[Line]
+) -> Line | None:
+    """What is in none of ``lines``: sums only, as latencies can't be taken apart."""
+    points = _nothing(starts_s)
+    for (place,), total in await reader.sums(planned_steps(question, (), step, starts_s), ("place",)):
+        known = total if question.selection.status is None else only_counts(total)
+        left = rest(known, [line.points[int(place)].sums for line in lines])
+        points[int(place)] = Figures(left or Sums())
     return Line(None, points) if any(point.sums.requests for point in points) else None
 
 
