@@ -88,8 +88,12 @@ class Sums(msgspec.Struct):
         self.bytes += sign * other.bytes
         self.results += sign * other.results
         self.errors += sign * other.errors
-        one, two, three, four, five = (
-            mine + sign * theirs for mine, theirs in zip(self.statuses, other.statuses, strict=True)
+        (one, two, three, four, five), more = self.statuses, other.statuses
+        self.statuses = (
+            one + sign * more[0],
+            two + sign * more[1],
+            three + sign * more[2],
+            four + sign * more[3],
+            five + sign * more[4],
         )
-        self.statuses = (one, two, three, four, five)
         return self

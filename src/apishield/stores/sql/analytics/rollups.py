@@ -196,12 +196,15 @@ def _cell(group: Sequence[Any], out_of: Sequence[int | None]) -> Cell:
 
 
 def _by_group(cells: Iterable[tuple[Cell, Sums]]) -> dict[Group, Sums]:
-    """The sums of each group: with what is moved into it, without what is moved out of it."""
+    """The sums of each group: with what is moved into it, without what is moved out of it. They may be those of a cell."""
     found: dict[Group, Sums] = defaultdict(Sums)
     for cell, sums in cells:
-        found[cell.group].add(sums)
         if cell.out_of is not None:
             found[cell.out_of].add(sums, -1)
+        if cell.group in found:
+            found[cell.group].add(sums)
+        else:
+            found[cell.group] = sums
     for sums in found.values():
         sums.cost, sums.bytes = max(0, sums.cost), max(0, sums.bytes)
     return dict(found)
