@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apishield.analytics.periods import Segment, runs
-from apishield.analytics.rollup import Dims
+from apishield.analytics.rollup import ADMITTED, Dims
 from apishield.analytics.steps import WEEK_S, Step
 from apishield.core.records import Environment
 from apishield.stores.sql.analytics.plan import Column, Group, Plan, Selection
@@ -76,7 +76,8 @@ class Sources:
         self._is_postgresql = is_postgresql(connection)
         self._set_ids: dict[str, int] | None = None
         self._with_units: set[int] = set()
-        self._ids: dict[_Wanted, list[int] | None] = {}  # a reader has one moment: what was looked up stays true
+        # By id, of what was looked for; a reader has one moment: what was looked up stays true.
+        self._codes: dict[_Wanted, dict[int, str] | None] = {}
 
     async def set_id(self, dims: Dims) -> int | None:
         """The one place of tenancy: every query of a reader is bound to a set that was found here."""
@@ -127,12 +128,12 @@ class Sources:
 
     async def units(self, plan: Plan, by: Sequence[Column], groups: Groups | None) -> Source | None:
         """The rows of units other than requests; ``None`` where there are none."""
-        found = await self._which(plan, by, groups)
+        if await self.set_id(plan.dims) not in self._with_units:
+            return None
+        found = await self._which(plan, by, groups, admitted=True)
         if found is None:
             return None
         set_id, sought, known = found
-        if set_id not in self._with_units:
-            return None
         columns = rollup_units.c
         parts: list[Select[Any]] = []
         for step, segments, moved in _parts(plan, by):
@@ -144,9 +145,13 @@ class Sources:
         return _together(parts), known
 
     async def _which(
-        self, plan: Plan, by: Sequence[Column], groups: Groups | None
+        self, plan: Plan, by: Sequence[Column], groups: Groups | None, *, admitted: bool = False
     ) -> tuple[int, list[int] | None, list[ColumnElement[bool]]] | None:
-        """The set, the ids of its series where they are few, and what must hold of a series."""
+        """The set, the ids of its series where they are few, and what must hold of a series.
+
+        ``admitted``: of those that are few, only such as can have costs. To seek rows that are not there takes as long as
+        to find them.
+        """
         set_id = await self.set_id(plan.dims)
         if set_id is None or not plan.segments:
             return None
@@ -155,14 +160,15 @@ class Sources:
             return set_id, None, known
         names = () if groups is None else tuple(name for name in by if name != "place")
         wanted = (set_id, plan.selection, names, None if groups is None else tuple(groups))
-        if wanted not in self._ids:
-            statement = select(series.c.id).where(*known).limit(_MOST_SOUGHT_SERIES + 1)
-            ids = list(await self._connection.scalars(statement))
-            self._ids[wanted] = ids if len(ids) <= _MOST_SOUGHT_SERIES else None
-        sought = self._ids[wanted]
-        if sought == []:
-            return None
-        return set_id, sought, known if sought is None else [among(self._connection, series.c.id, sought)]
+        if wanted not in self._codes:
+            statement = select(series.c.id, series.c.code).where(*known).limit(_MOST_SOUGHT_SERIES + 1)
+            codes = dict((await self._connection.execute(statement)).tuples().all())
+            self._codes[wanted] = codes if len(codes) <= _MOST_SOUGHT_SERIES else None
+        found = self._codes[wanted]
+        if found is None:
+            return set_id, None, known
+        sought = [number for number, code in found.items() if code == ADMITTED or not admitted]
+        return (set_id, sought, [among(self._connection, series.c.id, sought)]) if sought else None
 
     def _within(
         self, columns: Any, seconds: int, segments: Sequence[Segment], sought: list[int] | None
