@@ -162,7 +162,7 @@ class Sources:
         wanted = (set_id, plan.selection, names, None if groups is None else tuple(groups))
         if wanted not in self._codes:
             statement = select(series.c.id, series.c.code).where(*known).limit(_MOST_SOUGHT_SERIES + 1)
-            codes = dict((await self._connection.execute(statement)).tuples().all())
+            codes = dict((await self._connection.execute(statement)).all())
             self._codes[wanted] = codes if len(codes) <= _MOST_SOUGHT_SERIES else None
         found = self._codes[wanted]
         if found is None:
