@@ -3,7 +3,8 @@
 ``python -m benchmarks.analytics [--database-url postgresql://…] [--series 10000] [--rounds 7]``: without a URL on SQLite.
 
 The tables are filled as the ledger would have filled them, straight, with what these questions touch: a row a day for every
-series, hours in which a quarter of the keys is active, minutes in which a twentieth is. A row's histogram holds 40 results.
+series, hours in which a quarter of the keys is active, minutes in which a twentieth is. A row's histogram holds 40 results, as
+many in a minute as in a day. Nothing costs other units than requests: who has such costs is asked for them with each answer.
 A whole export reads all of its pages, and its first page is what a reader waits for.
 The time is that of the whole answer, merging of histograms included, without HTTP. Processor time, the least of all rounds, is
 what a machine with other work to do can still compare: of this process, all that SQLite does included, and of PostgreSQL's
