@@ -18,7 +18,8 @@ from apishield.core.decision_ids import DecisionIds
 from apishield.core.events import PEEK, DecisionEvent, Event, EventRef, ResultEvent, SettlementEvent
 from apishield.core.model import SECOND_US, Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 from apishield.core.records import Match, Override, Policy
-from apishield.core.replay import Replay, Span, Surroundings, warm_from_us
+from apishield.core.replay import Replay, Span, warm_from_us
+from apishield.core.replay_questions import Surroundings
 from apishield.services.endpoints import EndpointDraft
 from apishield.services.engine import Engine
 from apishield.services.policies import PolicyDraft

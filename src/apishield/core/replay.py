@@ -1,8 +1,8 @@
 """Replay: what a policy would have done to decisions that were recorded, by the very steps that decide live ones.
 
 Owns: which recorded decisions the policy would have been asked about, the clock that follows them, what is counted.
-Does not own: where decisions are recorded, the order they come in (``services.replay``), how a limit decides
-(``rate_limiter``).
+Does not own: where decisions are recorded, the order they come in (``services.replay``), which counter each is asked of
+(``replay_questions``), how a limit decides (``rate_limiter``).
 
 A live verdict charges all limits of a check or none, so a policy only ever meets what the rest of the configuration let
 through. Hence the policy is asked about every decision that was allowed, and about those that this same policy refused: how
@@ -15,42 +15,28 @@ policy was in force all that while as it is replayed, with what was really charg
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from apishield.core.abuse_detector.addresses import parse_address
-from apishield.core.endpoints import ANY_METHOD
-from apishield.core.events import PEEK, TEST, DecisionEvent, SettlementEvent, Units
+from apishield.core.events import PEEK, DecisionEvent, SettlementEvent, Units
 from apishield.core.model import (
     MAX_UNITS,
     Concurrency,
-    Counter,
     FixedWindow,
     Limit,
     Mode,
     SlidingWindow,
     TokenBucket,
 )
-from apishield.core.policies import CompiledPolicy, Facts, Meter, PolicyPlan, Selection
-from apishield.core.records import Environment, Policy
+from apishield.core.policies import Meter
+from apishield.core.records import Policy
 from apishield.core.replay_counters import Asked, Recorded, ReplayCounters
+from apishield.core.replay_questions import Question, Questions, Surroundings
 from apishield.core.replay_report import ReplayReport, ReplayTotals
 
-_MOST_CALLERS: Final = 100_000
 _TOO_MUCH: Final = MAX_UNITS + 1
-
-
-class Surroundings(msgspec.Struct, frozen=True):
-    """What is known of the tenant besides its traffic, as it is now: events don't say it.
-
-    ``scopes_of`` says which scopes a key holds, ``endpoints`` are the catalogue's, as limits count them.
-    """
-
-    plan: str
-    scopes_of: Callable[[str], tuple[str, ...]]
-    endpoints: frozenset[str] = frozenset()
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -73,46 +59,37 @@ class Replay:
     """
 
     def __init__(self, policy: Policy, span: Span, surroundings: Surroundings) -> None:
-        enforced = _enforced(policy)
-        compiled = CompiledPolicy(enforced)
         self.now_us = 0
         self.tally: Tally[str] = Tally()
         self._decisions = 0
-        self._policy = enforced
-        self._span = span
-        self._surroundings = surroundings
-        self._plan = PolicyPlan(surroundings.plan, [compiled])
-        self._by_address = "ip" in policy.per
-        self._by_endpoint = "endpoint" in policy.per
+        self._policy_id = policy.id
         self._unit = policy.limit.unit
-        self._by_path = policy.match.path is not None
-        self._by_customer = "customer" in policy.per
-        # Where nothing else decides which counter is asked, who asked for what is remembered: callers come again and again.
-        plain = not policy.overrides and not policy.match.attributes and not any(":" in part for part in policy.per)
-        self._asked: dict[tuple[object, ...], tuple[Counter, Meter] | None] | None = {} if plain else None
-        self._callers: dict[tuple[str | None, int], Selection] = {}
+        self._span = span
+        self._questions = Questions(_enforced(policy), surroundings)
         self._counters = ReplayCounters()
         self._totals = ReplayTotals()
 
     def take(self, decisions: Iterable[Recorded]) -> None:
         """Asks the policy about some decisions more. Those outside the period only fill the counters, or nothing."""
+        span, tally, ask = self._span, self.tally, self._questions.ask
         for recorded in decisions:
             event = recorded.event
-            if event.at_us >= self._span.to_us or event.flags & PEEK:
+            at_us, code = event.at_us, event.code
+            if at_us >= span.to_us or event.flags & PEEK:
                 continue
-            self.now_us = max(self.now_us, event.at_us)
-            counts = event.at_us >= self._span.from_us
+            self.now_us = now_us = max(self.now_us, at_us)
+            counts = at_us >= span.from_us
             if counts:
                 self._decisions += 1
-                if self._span.tally_from_us <= event.at_us < self._span.tally_to_us:
-                    self.tally[event.code] += 1
-            if event.code != "ok" and not self._refused_it(event):
+                if span.tally_from_us <= at_us < span.tally_to_us:
+                    tally[code] += 1
+            if code != "ok" and not self._refused_it(event):
                 if counts:
                     self._totals.refused_already += 1
                 continue
-            asked = self._ask_again(event)
-            if asked is not None:
-                self._judge(recorded, *asked, counts=counts)
+            question = ask(event, now_us)
+            if question is not None:
+                self._judge(recorded, question, counts=counts)
 
     def report(self) -> ReplayReport:
         """What the policy would have done to what was taken so far."""
@@ -120,80 +97,18 @@ class Replay:
 
     def _refused_it(self, event: DecisionEvent) -> bool:
         """Whether it was this policy that refused."""
-        return event.refusal is not None and event.refusal.policy_id == self._policy.id
+        return event.refusal is not None and event.refusal.policy_id == self._policy_id
 
-    def _ask_again(self, event: DecisionEvent) -> tuple[Counter, Meter] | None:
-        """``_ask``, or what it said of another decision that no part of the policy tells from this one."""
-        known = self._asked
-        if known is None:
-            return self._ask(event)
-        place = (
-            event.key_id,
-            event.flags & TEST,
-            event.method,
-            event.path if self._by_path else None,
-            event.endpoint if self._by_endpoint else None,
-            event.address if self._by_address else None,
-            event.customer_id if self._by_customer else None,
-        )
-        try:
-            return known[place]
-        except KeyError:
-            if len(known) >= _MOST_CALLERS:
-                known.clear()
-            asked = known[place] = self._ask(event)
-            return asked
-
-    def _ask(self, event: DecisionEvent) -> tuple[Counter, Meter] | None:
-        """The counter of a decision to which the policy applies."""
-        selection = self._callers.get((event.key_id, event.flags & TEST))
-        if selection is None:
-            selection = self._selection(event)
-        if selection.is_empty:
-            return None
-        facts = Facts(
-            tenant_id=event.tenant_id,
-            environment=Environment.TEST if event.flags & TEST else Environment.LIVE,
-            method=event.method,
-            path=event.path,
-            endpoint=self._endpoint(event) if self._by_endpoint else None,
-            ip=_counted(event.address) if self._by_address else None,
-            key_id=event.key_id,
-            customer_id=event.customer_id,
-            attributes=event.attributes,
-        )
-        for policy in selection.matching(facts):
-            return policy.ask(facts, self.now_us)
-        return None
-
-    def _selection(self, event: DecisionEvent) -> Selection:
-        """Whether the policy is for a caller of this kind at all; remembered by caller."""
-        if len(self._callers) >= _MOST_CALLERS:
-            self._callers.clear()
-        key_id = event.key_id
-        selection = self._callers[key_id, event.flags & TEST] = self._plan.selection(
-            has_key=key_id is not None,
-            environment=Environment.TEST if event.flags & TEST else Environment.LIVE,
-            scopes=() if key_id is None else self._surroundings.scopes_of(key_id),
-        )
-        return selection
-
-    def _endpoint(self, event: DecisionEvent) -> str | None:
-        """What limits counted the endpoint by; an event has only its template, whose method may be another's or any."""
-        method, template = event.method, event.endpoint
-        if template is None:
-            return None
-        for candidate in (method, "GET" if method == "HEAD" else ANY_METHOD, ANY_METHOD):
-            subject = f"{candidate} {template}"
-            if subject in self._surroundings.endpoints:
-                return subject
-        return f"{method} {template}"
-
-    def _judge(self, recorded: Recorded, counter: Counter, meter: Meter, *, counts: bool) -> None:
-        event, settlement = recorded.event, recorded.settlement
+    def _judge(self, recorded: Recorded, question: Question, *, counts: bool) -> None:
+        event, settlement, counter, meter = recorded.event, recorded.settlement, question.counter, question.meter
         cost = _cost(event.units, meter)
-        settled = None if settlement is None else _settled(settlement, meter, cost)
-        asked = Asked(counter, cost, recorded, settled)
+        asked = Asked(
+            counter,
+            cost,
+            recorded,
+            meter.takes_slots,
+            None if settlement is None else _settled(settlement, meter, cost),
+        )
         since_us = self._span.in_force_since_us
         if not counts and since_us is not None and event.at_us >= since_us:
             self._counters.recall(asked, self.now_us, admitted=event.code == "ok")
@@ -245,8 +160,3 @@ def _settled(settlement: SettlementEvent, meter: Meter, cost: int) -> int:
         return 0
     units = settlement.units.get(meter.unit)
     return cost if units is None else min(units * meter.cost, MAX_UNITS)
-
-
-def _counted(address: str | None) -> str | None:
-    parsed = None if address is None else parse_address(address)
-    return None if parsed is None else parsed.counted

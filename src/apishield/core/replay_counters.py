@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from apishield.core.events import DecisionEvent, ResultEvent, SettlementEvent
-from apishield.core.model import SECOND_US, Concurrency, Counter
+from apishield.core.model import SECOND_US, Counter
 from apishield.core.rate_limiter.concurrency import State as Slots
 from apishield.core.rate_limiter.states import State
 from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
@@ -51,7 +51,8 @@ class Asked(msgspec.Struct, gc=False):
     counter: Counter
     cost: int
     recorded: Recorded
-    settled: int | None = None
+    takes_slots: bool
+    settled: int | None
 
 
 class ReplayCounters:
@@ -67,15 +68,14 @@ class ReplayCounters:
         """Whether the counter admits, and is charged; ``None`` where there was no room to tell."""
         if self._later:
             self._settle(now_us)
-        counter, cost = asked.counter, asked.cost
-        takes_slots = isinstance(counter.limit.algorithm, Concurrency)
-        check_id = _check_id(asked.recorded) if takes_slots else ""
-        verdict = decide_known(self._states, (counter,), (cost,), now_us, check_id)
+        counter, takes_slots = asked.counter, asked.takes_slots
+        counters, costs, check_id = (counter,), (asked.cost,), _check_id(asked.recorded) if takes_slots else ""
+        verdict = decide_known(self._states, counters, costs, now_us, check_id)
         if verdict is None:
             state = self._state(counter, now_us)
             if state is None:
                 return None
-            verdict = decide((counter,), (state,), (cost,), now_us, check_id)
+            verdict = decide(counters, (state,), costs, now_us, check_id)
         if verdict.admitted and (takes_slots or asked.settled is not None):
             self._note(asked, now_us, check_id)
         return verdict.admitted
@@ -122,7 +122,7 @@ class ReplayCounters:
         recorded, charge = asked.recorded, _Charge(asked.counter.key, check_id, asked.cost, asked.settled, now_us)
         if asked.settled is not None and recorded.settlement is not None:
             at_us = recorded.settlement.at_us
-        elif recorded.result is not None and isinstance(asked.counter.limit.algorithm, Concurrency):
+        elif recorded.result is not None and asked.takes_slots:
             at_us = recorded.result.at_us
         else:
             return

@@ -24,7 +24,8 @@ from apishield.core.ids import new_id
 from apishield.core.model import SECOND_US, Limit, Mode
 from apishield.core.ports import Clock
 from apishield.core.records import Actor, Match, Policy
-from apishield.core.replay import Surroundings, warm_from_us
+from apishield.core.replay import warm_from_us
+from apishield.core.replay_questions import Surroundings
 from apishield.core.replay_report import ReplayJob
 from apishield.errors import Fault, ProblemError
 from apishield.services import policy_checks

@@ -14,8 +14,9 @@ import msgspec
 
 from apishield.analytics.steps import DAY_S, Step, ceil, floor
 from apishield.core.model import SECOND_US
-from apishield.core.replay import Replay, Span, Surroundings
+from apishield.core.replay import Replay, Span
 from apishield.core.replay_counters import Recorded
+from apishield.core.replay_questions import Surroundings
 from apishield.core.replay_report import ReplayJob, missing_detail
 from apishield.stores.sql.database import Database
 from apishield.stores.sql.repositories.ledger_sums import LedgerSumsRepository
