@@ -18,7 +18,8 @@ from apishield.core.rate_limiter.states import State
 from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
 
 MOST_COUNTERS: Final = 200_000
-_FEWEST_SWEPT: Final = 4_096
+_FEWEST_SWEPT: Final = 16_384
+_SWEPT_AT_ONCE: Final = 4
 
 
 class Recorded(Protocol):
@@ -62,7 +63,12 @@ class ReplayCounters:
         self._states: dict[str, State] = {}
         self._sweep_at = _FEWEST_SWEPT
         self._swept_us = 0
+        self._unswept: list[str] = []
         self._later: list[tuple[int, int, int, _Charge]] = []  # a heap: when, and by whom for those of one moment
+
+    def __len__(self) -> int:
+        """How many are held."""
+        return len(self._states)
 
     def decide(self, asked: Asked, now_us: int) -> bool | None:
         """Whether the counter admits, and is charged; ``None`` where there was no room to tell."""
@@ -75,7 +81,9 @@ class ReplayCounters:
             state = self._state(counter, now_us)
             if state is None:
                 return None
-            verdict = decide(counters, (state,), costs, now_us, check_id)
+            verdict = decide_known(self._states, counters, costs, now_us, check_id) or decide(
+                counters, (state,), costs, now_us, check_id
+            )
         if verdict.admitted and (takes_slots or asked.settled is not None):
             self._note(asked, now_us, check_id)
         return verdict.admitted
@@ -100,8 +108,7 @@ class ReplayCounters:
         """The counter's state, under the numbers that hold now; ``None`` where there is no room for a new one."""
         state = self._states.get(counter.key)
         if state is None:
-            if len(self._states) >= self._sweep_at:
-                self._forget_idle(now_us)
+            self._forget_idle(now_us)
             if len(self._states) >= MOST_COUNTERS:
                 return None
             state = self._states[counter.key] = new_state(counter.limit.algorithm)
@@ -110,12 +117,22 @@ class ReplayCounters:
         return state
 
     def _forget_idle(self, now_us: int) -> None:
-        """Lets go of counters that say no more than new ones would; seldom, as it walks all of them."""
-        if now_us < self._swept_us + SECOND_US:
-            return
-        self._swept_us = now_us
-        self._states = {key: state for key, state in self._states.items() if state.expires_at_us() > now_us}
-        self._sweep_at = min(MOST_COUNTERS, max(_FEWEST_SWEPT, 2 * len(self._states)))
+        """Lets go of counters that say no more than new ones would: of a few for each new one, of all when it is full.
+
+        To walk all of them each time would hold up whoever is checked meanwhile.
+        """
+        is_full = len(self._states) >= MOST_COUNTERS
+        if not self._unswept:
+            if len(self._states) < self._sweep_at or now_us < self._swept_us + SECOND_US:
+                return
+            self._swept_us = now_us
+            self._unswept = [*self._states]
+        for _ in range(len(self._unswept) if is_full else min(_SWEPT_AT_ONCE, len(self._unswept))):
+            key = self._unswept.pop()
+            if self._states[key].expires_at_us() <= now_us:
+                del self._states[key]
+        if not self._unswept:
+            self._sweep_at = min(MOST_COUNTERS, max(_FEWEST_SWEPT, 2 * len(self._states)))
 
     def _note(self, asked: Asked, now_us: int, check_id: str) -> None:
         """Notes what became of a charge later: slots come free with the report, the cost is settled."""

@@ -80,44 +80,47 @@ class Questions:
     def ask(self, event: DecisionEvent, now_us: int) -> Question | None:
         """The counter of a decision; ``None`` where the policy does not apply to it."""
         if not self._is_plain:
-            return self._ask(event, now_us) if self._matches(event) else None
+            return self._ask(event, now_us)
         is_stranger = event.key_id is None
         if self._by_path and not self._known_matches(self._asker_of(event), is_stranger):
             return None
         return self._known(self._subject_of(event), is_stranger)
 
     def _matches_at(self, place: Place, is_stranger: bool) -> bool:
-        """``_matches`` of all decisions that are the same in ``_asker``."""
-        return self._matches(self._decision(self._asker, place, is_stranger))
+        """Whether the policy matches decisions that are the same in ``_asker``."""
+        event = self._decision(self._asker, place, is_stranger)
+        return self._matches(event, self._facts(event))
 
     def _ask_at(self, place: Place, is_stranger: bool) -> Question | None:
         """``_ask`` of all decisions that are the same in ``_subject``, and match in their path where the policy has one."""
-        event = self._decision(self._subject, place, is_stranger)
-        return self._ask(event, 0) if self._by_path or self._matches(event) else None
+        return self._ask(self._decision(self._subject, place, is_stranger), 0, matches=self._by_path)
 
     def _decision(self, fields: Sequence[str], place: Place, is_stranger: bool) -> DecisionEvent:
         """A decision that the policy can't tell from those at ``place``."""
         given = {"key_id": None if is_stranger else _SOMEBODY, **dict(zip(fields, place, strict=True))}
         return DecisionEvent(0, 0, self._tenant_id, "ok", **given)
 
-    def _matches(self, event: DecisionEvent) -> bool:
+    def _ask(self, event: DecisionEvent, now_us: int, *, matches: bool = False) -> Question | None:
+        """The counter of a decision, of which may be known that it ``matches``."""
+        facts = self._facts(event)
+        if not matches and not self._matches(event, facts):
+            return None
+        asked = self._compiled.ask(facts, now_us)
+        return None if asked is None else Question(*asked)
+
+    def _matches(self, event: DecisionEvent, facts: Facts) -> bool:
         key_id = event.key_id
         selection = self._plan.selection(
             has_key=key_id is not None,
-            environment=_environment(event),
+            environment=facts.environment,
             scopes=self._surroundings.scopes_of(key_id) if key_id is not None and self._by_scopes else (),
         )
-        return not selection.is_empty and bool(selection.matching(self._facts(event)))
-
-    def _ask(self, event: DecisionEvent, now_us: int) -> Question | None:
-        """The counter of a decision that matches; ``None`` where a part of what it counts by is unknown."""
-        asked = self._compiled.ask(self._facts(event), now_us)
-        return None if asked is None else Question(*asked)
+        return bool(selection.matching(facts))
 
     def _facts(self, event: DecisionEvent) -> Facts:
         return Facts(
             tenant_id=self._tenant_id,
-            environment=_environment(event),
+            environment=Environment.TEST if event.flags & TEST else Environment.LIVE,
             method=event.method,
             path=event.path,
             endpoint=self._endpoint(event) if self._by_endpoint else None,
@@ -137,10 +140,6 @@ class Questions:
             if subject in self._surroundings.endpoints:
                 return subject
         return f"{method} {template}"
-
-
-def _environment(event: DecisionEvent) -> Environment:
-    return Environment.TEST if event.flags & TEST else Environment.LIVE
 
 
 def _counted(address: str | None) -> str | None:
