@@ -113,4 +113,9 @@ def _escape(part: str) -> str:
     raw = part.encode("utf-8", "surrogatepass")
     if len(raw) > MAX_PART_BYTES:
         return "#" + blake2b(raw, digest_size=20).hexdigest()
+    return _quoted(raw)
+
+
+@lru_cache(maxsize=4096)  # of endpoints, which are few and have braces in them, and are counted by again and again
+def _quoted(raw: bytes) -> str:
     return quote(raw, safe=_PLAIN_CHARACTERS) or "%"
