@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apishield.core.abuse_detector.addresses import Address, client_address, parse_address, parse_network, within
+from apishield.core.abuse_detector.addresses import (
+    Address,
+    client_address,
+    counted_address,
+    parse_address,
+    parse_network,
+    within,
+)
 from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.records import Block
 
@@ -30,6 +37,7 @@ def test_spellings_of_one_address_come_out_the_same(spelling: str, text: str, co
     address = parse_address(spelling)
     assert address is not None
     assert (address.text, address.counted) == (text, counted)
+    assert counted_address(spelling) == counted
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,7 @@ def test_spellings_of_one_address_come_out_the_same(spelling: str, text: str, co
 )
 def test_garbage_is_no_address(garbage: str) -> None:
     assert parse_address(garbage) is None
+    assert counted_address(garbage) is None
 
 
 _bytes = st.one_of(st.integers(0, 300).map(str), st.sampled_from(["", "00", "01", "+1", " 1", "1 ", "1_0", "٣", "²"]))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from apishield.core.abuse_detector.addresses import parse_address
+from apishield.core.abuse_detector.addresses import counted_address
 from apishield.core.endpoints import ANY_METHOD
 from apishield.core.events import TEST, DecisionEvent
 from apishield.core.model import Counter
@@ -124,7 +124,7 @@ class Questions:
             method=event.method,
             path=event.path,
             endpoint=self._endpoint(event) if self._by_endpoint else None,
-            ip=_counted(event.address) if self._by_address else None,
+            ip=counted_address(event.address) if self._by_address and event.address is not None else None,
             key_id=event.key_id,
             customer_id=event.customer_id,
             attributes=event.attributes,
@@ -140,8 +140,3 @@ class Questions:
             if subject in self._surroundings.endpoints:
                 return subject
         return f"{method} {template}"
-
-
-def _counted(address: str | None) -> str | None:
-    parsed = None if address is None else parse_address(address)
-    return None if parsed is None else parsed.counted

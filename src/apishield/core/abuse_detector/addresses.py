@@ -28,16 +28,24 @@ class Address(NamedTuple):
 
 def parse_address(text: str) -> Address | None:
     """The address that ``text`` spells, or ``None`` where it spells none."""
-    return _parse(text) if len(text) <= LONGEST_ADDRESS else None  # nothing long is kept
+    return _remembered(text) if len(text) <= LONGEST_ADDRESS else None  # nothing long is kept
 
 
-@lru_cache(maxsize=65_536)
+def counted_address(text: str) -> str | None:
+    """What limits count the address by that ``text`` spells. Remembers nothing: it is for those who look at many, once each."""
+    address = _parse(text) if len(text) <= LONGEST_ADDRESS else None
+    return None if address is None else address.counted
+
+
 def _parse(text: str) -> Address | None:
     number = _ipv4(text)
     if number is not None:
         return Address(text, text, 4, number)
     text = text.partition("%")[0]
     return _ipv6(text) or _by_the_library(text)
+
+
+_remembered = lru_cache(maxsize=65_536)(_parse)
 
 
 def _ipv6(text: str) -> Address | None:
