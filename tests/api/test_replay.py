@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -188,7 +188,7 @@ class Endless:
     def __init__(self) -> None:
         self.goes_on = asyncio.Event()
 
-    async def scan(self, tenant_id: str, from_us: int, to_us: int) -> AsyncIterator[list[Any]]:
+    async def scan(self, tenant_id: str, from_us: int, to_us: int, *, results: bool) -> AsyncGenerator[list[Any], None]:
         await self.goes_on.wait()
         for _ in ():
             yield []

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from apishield.core.events import EventRef
+from apishield.core.events import HELD, EventRef
 from apishield.services.ledger import LedgerService
 from apishield.stores.sql.database import Database
-from apishield.stores.sql.ledger import chunks
-from apishield.stores.sql.ledger.archive import DecisionArchive, StoredDecision
+from apishield.stores.sql.ledger import chunks, scan, statements
+from apishield.stores.sql.ledger.archive import DecisionArchive
+from apishield.stores.sql.ledger.stored import StoredDecision
 from apishield.stores.sql.ledger.turns import Turns
 from tests.support.clock import SECOND_US, ManualClock
 from tests.support.ledger import SPOOL, TENANT, decision, intake, result, rows, settlement
@@ -85,6 +87,50 @@ async def test_a_scan_tells_the_decisions_of_a_period_in_the_order_of_time(
     found = await scanned(archive, from_us, to_us, newest_first=newest_first)
     assert [(one.event.at_us, one.spool, one.event) for one in found] == expected
     assert all((one.result is not None) == (one.event.sequence % 10 == 1) for one in found)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_scan_without_results_tells_what_was_settled_and_nothing_else(
+    database: Database, clock: ManualClock, newest_first: bool
+) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    made = [decision(n, at_us=clock.now_us - n, flags=HELD if n % 50 == 7 else 0) for n in range(1, 1_500)]
+    for start in range(0, len(made), 30):  # in many small chunks, some without anything held
+        await take(ledger, list(made[start : start + 30]))
+    final = {one.sequence: settlement(one, {"tokens": one.sequence}) for one in made if one.flags & HELD}
+    await take(ledger, [result(one) for one in made], [*final.values()])
+    whole = await scanned(archive, 0, clock.now_us, newest_first=newest_first)
+    assert [one.settlement for one in whole] == [final.get(one.event.sequence) for one in whole]
+    assert all(one.result is not None for one in whole)
+    bare = await scanned(archive, 0, clock.now_us, newest_first=newest_first, results=False)
+    assert [(one.event, one.settlement) for one in bare] == [(one.event, one.settlement) for one in whole]
+
+
+async def test_who_stops_a_scan_early_leaves_nothing_running(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    for start in range(0, 400, 10):
+        made = [decision(n + 1, at_us=clock.now_us - 1_000 + n) for n in range(start, start + 10)]
+        await take(ledger, list(made))
+    pages_read = 0
+
+    async def select_rows(*question: Any) -> Any:
+        nonlocal pages_read
+        pages_read += 1
+        if pages_read == 2:
+            await asyncio.Event().wait()  # never comes
+        return await statements.select_rows(*question)
+
+    monkeypatch.setattr(scan, "select_rows", select_rows)
+    before = asyncio.all_tasks()
+    async with aclosing(archive.scan(TENANT, 0, clock.now_us)) as pages:
+        async for some in pages:
+            assert some
+            assert pages_read == 2  # the next page is on its way while this one is worked on
+            break
+    assert asyncio.all_tasks() == before
+    assert len(await scanned(archive, 0, clock.now_us)) == 400  # and the database can still be asked
 
 
 async def test_a_scan_holds_no_more_than_what_overlaps(database: Database, clock: ManualClock) -> None:

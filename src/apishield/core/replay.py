@@ -15,7 +15,7 @@ policy was in force all that while as it is replayed, with what was really charg
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -62,12 +62,17 @@ class Replay:
         self.now_us = 0
         self.tally: Tally[str] = Tally()
         self._decisions = 0
-        self._policy_id = policy.id
+        self._policy = policy
         self._unit = policy.limit.unit
         self._span = span
         self._questions = Questions(_enforced(policy), surroundings)
         self._counters = ReplayCounters()
         self._totals = ReplayTotals()
+
+    @property
+    def needs_results(self) -> bool:
+        """Whether it matters when callers got their answers: slots come free then. Else only settlements do."""
+        return any(isinstance(limit.algorithm, Concurrency) for limit in _limits(self._policy))
 
     def take(self, decisions: Iterable[Recorded]) -> None:
         """Asks the policy about some decisions more. Those outside the period only fill the counters, or nothing."""
@@ -97,7 +102,7 @@ class Replay:
 
     def _refused_it(self, event: DecisionEvent) -> bool:
         """Whether it was this policy that refused."""
-        return event.refusal is not None and event.refusal.policy_id == self._policy_id
+        return event.refusal is not None and event.refusal.policy_id == self._policy.id
 
     def _judge(self, recorded: Recorded, question: Question, *, counts: bool) -> None:
         event, settlement, counter, meter = recorded.event, recorded.settlement, question.counter, question.meter
@@ -120,8 +125,13 @@ class Replay:
 
 def warm_from_us(policy: Policy, from_us: int) -> int:
     """From when on decisions may still have counted at ``from_us``, under any limit of ``policy``."""
-    limits = (policy.limit, *(override.limit for override in policy.overrides))
-    return min(_began_us(limit, from_us) for limit in limits)
+    return min(_began_us(limit, from_us) for limit in _limits(policy))
+
+
+def _limits(policy: Policy) -> Iterator[Limit]:
+    yield policy.limit
+    for override in policy.overrides:
+        yield override.limit
 
 
 def _began_us(limit: Limit, now_us: int) -> int:

@@ -24,9 +24,9 @@ from apishield.core.events import (
     ResultEvent,
     Units,
 )
-from apishield.stores.sql.ledger.archive import Found
 from apishield.stores.sql.ledger.chunks import ChunkRows
 from apishield.stores.sql.ledger.pending import Late
+from apishield.stores.sql.ledger.stored import Found
 from apishield.stores.sql.ledger.taken import TakenBits
 
 _HOUR_US: Final = 3_600_000_000

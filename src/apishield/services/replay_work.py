@@ -6,7 +6,9 @@ longer for it, and at least a third of the node stays free.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -22,7 +24,7 @@ from apishield.stores.sql.database import Database
 from apishield.stores.sql.repositories.ledger_sums import LedgerSumsRepository
 
 MOST_DECISIONS: Final = 20_000_000
-_SLICE: Final = 128
+_SLICE: Final = 64
 _SLICE_SECONDS: Final = 0.002
 _MINUTE_DAYS, _HOUR_DAYS = 7, 90  # how long the ledger keeps them
 
@@ -32,8 +34,13 @@ Pace = Callable[[float], Awaitable[object]]
 class DecisionSource(Protocol):
     """Where recorded decisions are read."""
 
-    def scan(self, tenant_id: str, from_us: int, to_us: int) -> AsyncIterator[Sequence[Recorded]]:
-        """A tenant's decisions of a period, in the order of time, some at once; in constant memory."""
+    def scan(
+        self, tenant_id: str, from_us: int, to_us: int, *, results: bool
+    ) -> AsyncGenerator[Sequence[Recorded], None]:
+        """A tenant's decisions of a period, in the order of time, some at once; in constant memory.
+
+        Without ``results`` they come with their settlements only.
+        """
         ...
 
 
@@ -82,12 +89,14 @@ class Work:
     async def _take_all(self, replay: Replay, source: DecisionSource, pace: Pace) -> bool:
         """Takes the decisions of the period. Returns whether it took all, and not only as many as one replay may."""
         job, taken = self.job, 0
-        async for decisions in source.scan(job.tenant_id, job.warm_from_us, job.covered_to_us):
-            for start in range(0, len(decisions), _SLICE):
-                await self._take(replay, decisions[start : start + _SLICE], pace)
-            taken += len(decisions)
-            if taken >= MOST_DECISIONS:
-                return False
+        scan = source.scan(job.tenant_id, job.warm_from_us, job.covered_to_us, results=replay.needs_results)
+        async with aclosing(scan) as lists:
+            async for decisions in lists:
+                for start in range(0, len(decisions), _SLICE):
+                    await self._take(replay, decisions[start : start + _SLICE], pace)
+                taken += len(decisions)
+                if taken >= MOST_DECISIONS:
+                    return False
         return True
 
     async def _take(self, replay: Replay, decisions: Sequence[Recorded], pace: Pace) -> None:
@@ -100,6 +109,8 @@ class Work:
         if self._spent_seconds >= _SLICE_SECONDS:
             await pace(self._spent_seconds / 2)
             self._spent_seconds = 0.0
+        else:
+            await asyncio.sleep(0)  # whoever else is ready goes first
 
 
 def _tallied(job: ReplayJob, now_us: int) -> tuple[Step, int, int]:

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from apishield.core.events import PEEK, TEST
 from apishield.errors import PROBLEMS
 from apishield.stores.sql.database import Database
-from apishield.stores.sql.ledger.archive import DecisionArchive, StoredDecision
+from apishield.stores.sql.ledger.archive import DecisionArchive
+from apishield.stores.sql.ledger.stored import StoredDecision
 from tests.faults.ledger.notes import Notes, Question, Units
 
 _EVER_US: Final = 2**53

@@ -15,7 +15,7 @@ from apishield.core.records import Environment
 from apishield.errors import PROBLEM_TYPE_BASE, PROBLEMS
 from apishield.services.analytics.decisions import Recent, Shown, endpoint_of, status_of
 from apishield.services.analytics.ways_out import way_out
-from apishield.stores.sql.ledger.archive import StoredDecision
+from apishield.stores.sql.ledger.stored import StoredDecision
 
 _ID = "dec_01k84edib9e008000100000001cgk2pu574e73g"
 _LIMIT: dict[str, Any] = {

@@ -27,7 +27,7 @@ from apishield.stores.sql.analytics.addresses import AddressCounts, AddressReade
 from apishield.stores.sql.analytics.plan import Selection
 from apishield.stores.sql.analytics.rollups import RollupReader
 from apishield.stores.sql.database import Database
-from apishield.stores.sql.ledger.archive import StoredDecision
+from apishield.stores.sql.ledger.stored import StoredDecision
 
 MOST_COUNTED: Final = 100_000
 """So many decisions are looked at for a question with filters: about a second, in turns of milliseconds."""

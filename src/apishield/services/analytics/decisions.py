@@ -22,7 +22,8 @@ from apishield.services.base import tenant_of
 from apishield.services.checks import Faults
 from apishield.services.recorder import OTHER_METHOD
 from apishield.stores.sql.analytics.plan import Selection
-from apishield.stores.sql.ledger.archive import DecisionArchive, StoredDecision
+from apishield.stores.sql.ledger.archive import DecisionArchive
+from apishield.stores.sql.ledger.stored import StoredDecision
 from apishield.stores.sql.pagination import PageRequest, invalid_cursor, make_cursor, read_cursor
 
 MOST_SCANNED: Final = 20_000

@@ -29,7 +29,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """A row of ``decision_chunks``. Kind ``result`` holds what became known after the chunk of the decision was written."""
+    """A row of ``decision_chunks``. Kind ``result`` holds what became known after the chunk of the decision was written.
+
+    ``size`` is how many events lie in it.
+    """
 
     id: int
     spool: int
@@ -37,6 +40,7 @@ class Chunk(msgspec.Struct, frozen=True):
     last_sequence: int
     from_us: int
     to_us: int
+    size: int
     payload: bytes
 
     def events(self) -> list[Event]:
