@@ -207,8 +207,8 @@ async def test_however_many_read_no_check_waits_for_more_than_one_chunk(
     ("turns_seconds", "pauses_seconds"),
     [
         ([0.004, 0.010], [0.002, 0.005]),
-        # A loop sleeps for a millisecond at least: a replay of many small chunks slept nearly all of the time.
-        ([0.0008, 0.0008, 0.0008], [0, 0, 0.0012]),
+        # A loop sleeps for whole milliseconds: a replay of many small chunks slept nearly all of the time.
+        ([0.0008, 0.0008, 0.0008, 0.0018], [0, 0, 0.001, 0.001]),
     ],
 )
 async def test_nobody_works_for_half_as_long_as_turns_took_together(

@@ -1,7 +1,7 @@
 """The work of one replay: reads the tenant's decisions, asks the policy about them, a slice at a time.
 
-It runs on the loop of a node that decides checks meanwhile: after 2 ms of work it pauses for half as long, so no check waits
-longer for it, and at least a third of the node stays free.
+It runs on the loop of a node that decides checks meanwhile: after some tenths of a millisecond of work whoever else is ready
+goes first, and after 2 ms it pauses for half as long, so that at least a third of the node stays free.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from apishield.core.replay_counters import Recorded
 from apishield.core.replay_questions import Surroundings
 from apishield.core.replay_report import ReplayJob, missing_detail
 from apishield.stores.sql.database import Database
+from apishield.stores.sql.ledger.turns import pause_of
 from apishield.stores.sql.repositories.ledger_sums import LedgerSumsRepository
 
 MOST_DECISIONS: Final = 20_000_000
 _SLICE: Final = 64
-_SLICE_SECONDS: Final = 0.002
 _MINUTE_DAYS, _HOUR_DAYS = 7, 90  # how long the ledger keeps them
 
 Pace = Callable[[float], Awaitable[object]]
@@ -57,7 +57,7 @@ class Work:
         self.stopped = False
         self._surroundings = surroundings
         self._in_force_since_us = in_force_since_us
-        self._spent_seconds = 0.0
+        self._owed_seconds = 0.0
 
     async def run(self, database: Database, source: DecisionSource, pace: Pace, now_us: int) -> ReplayJob:
         """The job when it is done. Raises ``Cancelled``, and what the database raises."""
@@ -105,10 +105,11 @@ class Work:
         began = perf_counter()
         replay.take(decisions)
         self.position_us = replay.now_us
-        self._spent_seconds += perf_counter() - began
-        if self._spent_seconds >= _SLICE_SECONDS:
-            await pace(self._spent_seconds / 2)
-            self._spent_seconds = 0.0
+        self._owed_seconds += (perf_counter() - began) / 2
+        pause_seconds = pause_of(self._owed_seconds)
+        if pause_seconds:
+            self._owed_seconds -= pause_seconds
+            await pace(pause_seconds)
         else:
             await asyncio.sleep(0)  # whoever else is ready goes first
 

@@ -12,7 +12,14 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 
 Pause = Callable[[float], Awaitable[object]]
-SHORTEST_PAUSE_SECONDS = 0.001  # no loop sleeps for less: thousands of tiny turns would mostly sleep
+
+
+def pause_of(owed_seconds: float) -> float:
+    """How long to pause now of what is owed: whole milliseconds, to which loops round up whatever they sleep for.
+
+    What is left is owed still. Thousands of tiny turns would mostly sleep, and pauses of 1.1 ms take 2 ms.
+    """
+    return int(owed_seconds * 1000) / 1000
 
 
 class Turns:
@@ -25,13 +32,13 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """A turn, which ends with the block. Pauses are half as long as the turns before them, once that is a millisecond."""
+        """A turn, which ends with the block. Pauses are half as long as the turns before them, in whole milliseconds."""
         async with self._lock:
             began = perf_counter()
             try:
                 yield
             finally:
                 self._owed_seconds += (perf_counter() - began) / 2
-            pause_seconds = self._owed_seconds if self._owed_seconds >= SHORTEST_PAUSE_SECONDS else 0.0
+            pause_seconds = pause_of(self._owed_seconds)
             self._owed_seconds -= pause_seconds
             await self._pause(pause_seconds)  # of 0: whoever else is ready on the loop goes first
