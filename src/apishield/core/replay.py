@@ -100,6 +100,10 @@ class Replay:
         """What the policy would have done to what was taken so far."""
         return self._totals.report(self._decisions, self._unit)
 
+    def forget(self, at_most: int) -> bool:
+        """Lets go of some of what is only needed to ask. Returns whether there is more: to free all at once takes long."""
+        return self._questions.forget(at_most) or self._counters.forget(at_most)
+
     def _refused_it(self, event: DecisionEvent) -> bool:
         """Whether it was this policy that refused."""
         return event.refusal is not None and event.refusal.policy_id == self._policy.id

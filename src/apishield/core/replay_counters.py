@@ -104,6 +104,13 @@ class ReplayCounters:
         elif counter.limit.charge_refused:
             state.penalize(now_us, cost)
 
+    def forget(self, at_most: int) -> bool:
+        """Lets go of some counters, whatever they say. Returns whether there are more."""
+        self._unswept.clear()
+        for _ in range(min(at_most, len(self._states))):
+            self._states.popitem()
+        return bool(self._states)
+
     def _state(self, counter: Counter, now_us: int) -> State | None:
         """The counter's state, under the numbers that hold now; ``None`` where there is no room for a new one."""
         state = self._states.get(counter.key)
