@@ -1,6 +1,7 @@
 """How long each question to the analytics takes: a tenant with 10,000 series in each of the large grouping sets, 30 days.
 
-``python -m benchmarks.analytics [--database-url postgresql://…] [--series 10000] [--rounds 7]``: without a URL on SQLite.
+``python -m benchmarks.analytics [--database-url postgresql://…] [--series 10000] [--rounds 7] [--tokens]``: without a URL on
+SQLite; with ``--tokens`` whatever is admitted costs some, too, as it does of language models.
 
 The tables are filled as the ledger would have filled them, straight, with what these questions touch: a row a day for every
 series, hours in which a quarter of the keys is active, minutes in which a twentieth is. A row's histogram holds 40 results, as
@@ -39,6 +40,7 @@ from apishield.stores.sql.ledger.tables import (
     rollup_day,
     rollup_hour,
     rollup_minute,
+    rollup_units,
     rollup_week,
     series,
     series_sets,
@@ -66,17 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--database-url", help="an empty PostgreSQL database; SQLite where it is absent")
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", action="store_true", help="costs in a second unit for all that is admitted")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="apishield-bench-") as directory:
         url = options.database_url or f"sqlite:///{Path(directory)}/bench.db"
-        asyncio.run(_run(url, options.series, options.rounds))
+        asyncio.run(_run(url, options.series, options.rounds, tokens=options.tokens))
 
 
-async def _run(url: str, count: int, rounds: int) -> None:
+async def _run(url: str, count: int, rounds: int, *, tokens: bool) -> None:
     database = Database(url, lambda: NOW_US)
     await database.migrate()
     began = time.perf_counter()
-    rows = await Filling(database, count).fill()
+    rows = await Filling(database, count).fill(tokens=tokens)
     print(f"{rows:,} rows of rollups in {time.perf_counter() - began:.0f} s")
     analytics = AnalyticsService(database, lambda: NOW_US)
     server = await _server(database)
@@ -89,7 +92,7 @@ async def _run(url: str, count: int, rounds: int) -> None:
         results.append([title, *(f"{seconds * 1000:.1f}" for seconds in times), of_server])
     kind = "SQLite" if database.is_sqlite else "PostgreSQL"
     columns = ["question", "median ms", "min", "max", "processor ms here", "PostgreSQL's"]
-    print_table(f"{kind}: 30 days, {count:,} series", columns, results)
+    print_table(f"{kind}: 30 days, {count:,} series{', with tokens' if tokens else ''}", columns, results)
     await database.close()
 
 
@@ -193,7 +196,7 @@ class Filling:
             histogram.add(round(self._random.lognormvariate(10, 1)))
         return histogram.to_bytes()
 
-    async def fill(self) -> int:
+    async def fill(self, *, tokens: bool) -> int:
         """Returns how many rows of rollups were written."""
         sets = {dims: number for number, dims in enumerate(Dims, 1)}
         live = Environment.LIVE.value
@@ -212,6 +215,8 @@ class Filling:
             (rollup_minute, Step.MINUTE, sorted({*edge_hour, *around})),
         ):
             written += await self._write(table, self._rows(step, starts, found))
+            if tokens:
+                written += await self._cost_tokens(step, table)
         written += await self._sum_weeks(sets[Dims.KEY])
         async with self._database.engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -253,6 +258,15 @@ class Filling:
                         requests if ok else 0, 0, requests if ok else 0, 0, 0 if ok else requests, 0,
                         requests * 20_000 if ok else 0, latencies[requests % 64] if ok else None,
                     )  # fmt: skip
+
+    async def _cost_tokens(self, step: Step, table: Table) -> int:
+        """Costs of 700 tokens a request for each row with requests that were admitted."""
+        statement = (
+            f"INSERT INTO {rollup_units.name} SELECT '{step.value}', set_id, bucket, series_id, 'tokens', 700 * cost "
+            f"FROM {table.name} WHERE cost > 0 ORDER BY set_id, bucket, series_id"
+        )
+        async with self._database.transaction() as tx:
+            return (await tx.connection.execute(text(statement))).rowcount
 
     async def _sum_weeks(self, set_id: int) -> int:
         """The weeks of keys, from their days."""
