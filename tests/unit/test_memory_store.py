@@ -20,6 +20,7 @@ from apishield.core.model import (
     FixedWindow,
     Limit,
     Quota,
+    ReadyCounters,
     SlidingWindow,
     TokenBucket,
     Verdict,
@@ -43,6 +44,12 @@ def counter(
 
 def ask(store: MemoryStore, *counters: Counter, cost: int = 1) -> Verdict:
     verdict = store.decide(counters, [cost] * len(counters))
+    assert isinstance(verdict, Verdict)
+    return verdict
+
+
+def ask_ready(store: MemoryStore, counters: ReadyCounters, *costs: int) -> Verdict:
+    verdict = store.decide(counters, costs)
     assert isinstance(verdict, Verdict)
     return verdict
 
@@ -159,6 +166,21 @@ def test_a_full_store_makes_room_of_idle_counters_at_once(clock: ManualClock) ->
         ask(store, counter(f"key{number}"))
     clock.advance(130)
     assert ask(store, counter("one more")).admitted
+
+
+def test_to_make_room_for_a_counter_leaves_no_old_state_of_another_of_its_check_in_use(clock: ManualClock) -> None:
+    store = MemoryStore(clock, max_counters=800)
+    shared = counter("shared", FixedWindow(10, MINUTE_US))
+    one, other = ReadyCounters([shared]), ReadyCounters([shared, counter("its own")])
+    ask_ready(store, one, 1)
+    for number in range(690):
+        ask(store, counter(f"{number}"))
+    for number in range(108):
+        ask(store, counter("1", tenant_id=f"ten_of_{number}"))
+    clock.advance(130)  # all of them are idle, more than one check looks at
+    ask_ready(store, other, 0, 1)  # finds the shared one, then makes room for its own
+    asked = [verdict for _ in range(10) for verdict in (ask_ready(store, one, 1), ask_ready(store, other, 1, 0))]
+    assert sum(verdict.admitted for verdict in asked) == 10
 
 
 def test_strangers_of_one_tenant_leave_room_for_every_other_tenant_and_for_all_keys(clock: ManualClock) -> None:

@@ -263,9 +263,13 @@ class MemoryStore:
     # --- forgetting ---------------------------------------------------------------------------------------------------
 
     def _keep(self, counter: Counter, key: str, state: State, now_us: int) -> None:
-        """Holds on to a new state, if it says more than none."""
+        """Holds on to a new state, if it says more than none; else nobody may ask it again who found it before."""
+        if key in self._states:
+            return
         expires_us = state.expires_at_us()
-        if key not in self._states and expires_us > now_us:
+        if expires_us <= now_us:
+            state.rule = None
+        else:
             anonymous = counter.overflow_key is not None and key != counter.overflow_key
             self._states[key] = state
             self._room.take(key, anonymous=anonymous)
