@@ -217,6 +217,27 @@ def test_a_tenant_that_invents_subjects_beside_its_keys_leaves_room_for_small_te
     assert len(store) == 1000
 
 
+@pytest.mark.parametrize(
+    "rule", [SlidingWindow(1000, MINUTE_US), Concurrency(1000, MINUTE_US)], ids=lambda rule: type(rule).__name__
+)
+async def test_counters_made_once_keep_nothing_of_what_was_forgotten_or_reset(
+    clock: ManualClock, rule: Algorithm
+) -> None:
+    store = MemoryStore(clock)
+    idle, reset = (ReadyCounters([counter(name, rule)]) for name in ("idle", "reset"))
+    for number in range(500):
+        clock.advance(0.1)
+        for each in (idle, reset):
+            store.decide(each, [1], f"{number}")
+    await store.reset(reset)
+    clock.advance(130)
+    ask(store, counter("another"))
+    for each in (idle, reset):
+        (state,) = each.found.states
+        held = [getattr(state, name, None) for name in ("times", "costs", "slots")]
+        assert not any(held)
+
+
 async def test_resets_leave_nothing_behind(clock: ManualClock) -> None:
     store = MemoryStore(clock)
     for _ in range(100):

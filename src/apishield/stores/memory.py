@@ -150,7 +150,7 @@ class MemoryStore:
         for counter in counters:
             state = self._states.get(counter.key)
             if state is not None:
-                state.rule = None
+                state.let_go()
                 self._states[counter.key] = new_state(counter.limit.algorithm)  # in its place: its expiry is filed
 
     async def close(self) -> None:
@@ -268,7 +268,7 @@ class MemoryStore:
             return
         expires_us = state.expires_at_us()
         if expires_us <= now_us:
-            state.rule = None
+            state.let_go()
         else:
             anonymous = counter.overflow_key is not None and key != counter.overflow_key
             self._states[key] = state
@@ -312,7 +312,7 @@ class MemoryStore:
                 state = self._states[key]
                 expires_us = state.expires_at_us()
                 if expires_us <= now_us - idle_us:
-                    state.rule = None
+                    state.let_go()
                     del self._states[key]
                     self._room.leave(key, anonymous=anonymous)
                     self._forgot_us = max(self._forgot_us, expires_us)

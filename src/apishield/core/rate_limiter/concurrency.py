@@ -67,6 +67,11 @@ class State(states.State):
         """From when on this state says no more than none at all."""
         return self.seen_us + self.timeout_us if self.slots else 0
 
+    def let_go(self) -> None:
+        """Is not to be asked any more, and forgets who holds what."""
+        self.rule = None
+        self.slots, self.held = {}, 0
+
     def _free_timed_out(self, now_us: int) -> None:
         horizon_us = now_us - self.timeout_us
         while self.slots:

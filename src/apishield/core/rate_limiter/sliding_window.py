@@ -132,6 +132,12 @@ class State(states.State):
         """From when on this state says no more than none at all."""
         return self.last_us + self.window_us
 
+    def let_go(self) -> None:
+        """Is not to be asked any more, and forgets what was charged."""
+        self.rule = self.times = self.costs = None
+        self.head = self.taken = self.last_cost = self.slot_end_us = 0
+        self.leaves_us = states.NEVER_US
+
     def _open_slot(self, now_us: int, cost: int) -> None:
         """Begins a new youngest entry."""
         times, costs, last_cost = self.times, self.costs, self.last_cost

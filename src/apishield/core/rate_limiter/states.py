@@ -60,5 +60,12 @@ class State:
         """From when on this state says no more than none at all."""
         raise NotImplementedError
 
+    def let_go(self) -> None:
+        """Is not to be asked any more, save under a rule that it adopts: who found it before may hold it for long.
+
+        It keeps nothing then that takes much room.
+        """
+        self.rule = None
+
 
 COMPILED: Final = is_compiled(State)
