@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -188,3 +189,30 @@ def test_a_check_that_is_settled_after_its_slots_timed_out_takes_none(target: Ta
     assert held is not None
     assert target.run(target.store.settle(key, held, [5], "dec_1"))
     assert remaining(target, [slots]) == [9]
+
+
+@pytest.mark.parametrize("settled", [0, 1, 3])
+@pytest.mark.parametrize("kind", [FixedWindow, SlidingWindow])
+def test_to_settle_a_check_of_before_a_change_forgets_nothing_of_what_came_after(
+    target: Target, kind: type[FixedWindow | SlidingWindow], settled: int
+) -> None:
+    before, after = (target.counter("a", kind(9, length_us)) for length_us in (SECOND_US, MINUTE_US))
+    key = target.record_key(1)
+    target.clock.now_us += MINUTE_US - target.clock.now_us % MINUTE_US
+    target.decide([before], [1], "dec_1", Hold(key, 60, (1,), settles=True))
+    target.clock.now_us += SECOND_US // 2
+    assert target.decide([after], [8]).admitted
+    target.clock.now_us += 5 * SECOND_US
+    held = target.run(target.store.held(key))
+    assert held is not None
+    assert target.run(target.store.settle(key, held, [settled], "dec_1"))
+    assert remaining(target, [after]) == [1 - settled]
+
+
+def test_what_is_charged_where_nothing_counts_any_more_counts_as_long_as_it_should_now(target: Target) -> None:
+    before, after = (target.counter("a", SlidingWindow(9, length_us)) for length_us in (SECOND_US, MINUTE_US))
+    target.decide([before], [1])
+    target.clock.now_us += SECOND_US
+    target.run(target.store.charge([after], [5]))
+    target.clock.now_us += 30 * SECOND_US
+    assert remaining(target, [after]) == [4]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Awaitable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from apishield.core.model import Algorithm, Concurrency, Counter, Once, Quota, ReadyCounters, Verdict
 from apishield.core.ports import Clock, Held, Hold, QuotaLedger
 from apishield.core.rate_limiter import concurrency, quota
@@ -90,7 +92,8 @@ class MemoryStore:
 
     async def charge(self, counters: Sequence[Counter], costs: Sequence[int]) -> None:
         """Charges even past the limits (port ``CounterStore``)."""
-        verdict = self.decide(counters, [0] * len(counters))  # seeds quotas, adopts changed numbers
+        counters = [self._as_asked_last(counter) for counter in counters]
+        verdict = self.decide(counters, [0] * len(counters))  # seeds quotas
         now_us = (verdict if isinstance(verdict, Verdict) else await verdict).now_us
         keys, states = self._find(counters, costs, now_us)
         for counter, key, state, cost in zip(counters, keys, states, costs, strict=True):
@@ -226,6 +229,13 @@ class MemoryStore:
                 self._keep(counter, key, state, now_us)
         verdict = self.decide(counters, costs, check_id)
         return verdict if isinstance(verdict, Verdict) else await verdict
+
+    def _as_asked_last(self, counter: Counter) -> Counter:
+        """The counter under the numbers it was asked under last, as long as they count: a check may be settled long after."""
+        state = self._states.get(counter.key)
+        if state is None or state.rule is None or state.expires_at_us() <= self._clock():
+            return counter
+        return replace(counter, limit=replace(counter.limit, algorithm=state.rule))
 
     def _find(self, counters: Sequence[Counter], costs: Sequence[int], now_us: int) -> tuple[list[str], list[State]]:
         """The keys and states of ``counters``, with fresh states, not kept yet, for those that are new."""

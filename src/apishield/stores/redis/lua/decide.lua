@@ -67,6 +67,8 @@ for _ = 1, ask[2] do
     local step = ask[r + 1]
     if step == RELEASE then -- whatever the numbers were when the slot was taken, those of today hold for the others
       s.check_id = ask[r + 4]
+    elseif step >= FORCE and (s.window or 0) > 0 and s.algorithm.ends(s) > now then -- likewise, of a check settled later
+      s.algorithm.adopt(s, now, s.requests or ask[r + 2], s.window, ask[r + 4])
     else
       s.algorithm.adopt(s, now, ask[r + 2], ask[r + 3], ask[r + 4], ask[r + 5])
     end

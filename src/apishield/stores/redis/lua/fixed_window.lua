@@ -51,6 +51,11 @@ function fixed_window.report(s, now)
   return now < s.ends and s.used or 0, 0, 0
 end
 
+-- From when on it says no more than none.
+function fixed_window.ends(s)
+  return s.ends
+end
+
 function fixed_window.write(s)
   keep(s.key, struct.pack('<dddd', s.window, s.ends, s.used, s.seen), s.ends, s.kept)
 end

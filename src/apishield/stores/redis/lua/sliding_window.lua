@@ -113,6 +113,11 @@ function sliding_window.report(s, now, cost, fit)
   return s.total, s.last, fit and 0 or first_fit(s, cost)
 end
 
+-- From when on it says no more than none.
+function sliding_window.ends(s)
+  return s.last + s.window
+end
+
 function sliding_window.write(s)
   local older
   if s.count == 0 then

@@ -84,7 +84,11 @@ function token_bucket.report(s, now)
   return used, part, 0
 end
 
+-- From when on it is full, and says no more than none.
+function token_bucket.ends(s)
+  return s.seen + math.ceil((s.used * s.window + s.part) / s.requests)
+end
+
 function token_bucket.write(s)
-  local full_us = s.seen + math.ceil((s.used * s.window + s.part) / s.requests)
-  keep(s.key, struct.pack('<ddddd', s.window, s.requests, s.used, s.part, s.seen), full_us)
+  keep(s.key, struct.pack('<ddddd', s.window, s.requests, s.used, s.part, s.seen), token_bucket.ends(s))
 end
