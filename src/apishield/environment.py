@@ -109,5 +109,6 @@ def _unknown(sources: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     for origin, source in sources.items():
         for name in sorted(set(source) - known - FOREIGN_VARIABLES):
             if name.startswith("APISHIELD_"):
-                near = difflib.get_close_matches(name, known, n=1)
+                bare = name.removeprefix("APISHIELD_")
+                near = [bare] if bare in known else difflib.get_close_matches(name, known, n=1)
                 yield f"{name} ({origin}) is not a setting" + (f"; did you mean {near[0]}?" if near else ".")

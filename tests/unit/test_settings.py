@@ -143,6 +143,9 @@ def test_an_unknown_variable_is_named_with_the_nearest_one() -> None:
     assert load({"APISHIELD_PROT": "1"}, None).warnings == (
         "APISHIELD_PROT (environment) is not a setting; did you mean APISHIELD_PORT?",
     )
+    assert load({"APISHIELD_REDIS_URL": "redis://a"}, None).warnings == (
+        "APISHIELD_REDIS_URL (environment) is not a setting; did you mean REDIS_URL?",
+    )
     assert load({"APISHIELD_URL": "http://x", "PORT": "1"}, None).warnings == ()
 
 
