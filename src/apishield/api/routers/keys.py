@@ -112,6 +112,6 @@ async def get_key_usage(key_id: KeyId, actor: CurrentActor, runtime: CurrentRunt
 @router.post("/v1/keys/{key_id}/limits/reset", status_code=204, responses=errors("store_unavailable"))
 @permit(Permission.KEYS_WRITE)
 async def reset_key_limits(key_id: KeyId, actor: CurrentActor, runtime: CurrentRuntime) -> Response:
-    """Forgets what the key's rate limits have counted. Quotas stay as they are."""
+    """Forgets what the key's own rate limits have counted. Quotas, and limits shared with others of its customer, stay."""
     await runtime.usage.reset(actor, await runtime.keys.get(actor, key_id))
     return Response(status_code=204)
