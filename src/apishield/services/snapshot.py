@@ -19,7 +19,7 @@ import msgspec
 from apishield.core.abuse_detector.blocklist import Blocklist
 from apishield.core.endpoints import Catalogue, CatalogueEntry
 from apishield.core.key_manager.format import SecretKind, inspect
-from apishield.core.key_manager.hashing import digester
+from apishield.core.key_manager.hashing import digester, remembering
 from apishield.core.policies import CompiledPolicy, PolicyPlan
 from apishield.core.ports import Change, Clock, SnapshotRows, SnapshotSource
 from apishield.core.records import Block, Customer, Key, KeyKind, Policy, Role, SecretHash, Tenant, Token
@@ -78,6 +78,7 @@ class Snapshot:
         self._source = source
         self._clock = clock
         self._digesters = tuple(digester(pepper) for pepper in peppers.values())
+        self._key_digesters = tuple(remembering(digest) for digest in self._digesters)
         self._operator_digests = frozenset(operator_digests)
         self._tenants: dict[str, TenantView] = {}
         self._credentials: dict[bytes, tuple[Credential, SecretHash]] = {}
@@ -130,8 +131,8 @@ class Snapshot:
 
     def key_of(self, view: TenantView, secret: str) -> tuple[KeyEntry, SecretHash] | None:
         """The tenant's key with this secret, in whatever state it is; ``None`` where the tenant has no such key."""
-        for age, digest in enumerate(self._digesters):
-            stored = view.secrets.get(digest(secret))
+        for age, digest in enumerate(self._key_digesters):
+            stored = view.secrets.get(digest(view.tenant.id, secret))
             if stored is not None:
                 if age:
                     self._note_outdated(view.tenant.id, stored, secret)
