@@ -144,6 +144,35 @@ async def test_a_scan_holds_no_more_than_what_overlaps(database: Database, clock
     assert max(sizes) <= 9 * 1_024
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_scan_holds_no_more_where_traffic_rises_or_falls(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, newest_first: bool
+) -> None:
+    """Chunks of one event each, then full ones: pages grow as long as chunks are small."""
+    ledger, archive = LedgerService(database, clock), DecisionArchive(database)
+    start_us = clock.now_us - 3_000 * SECOND_US
+    made = [decision(n, at_us=start_us + n * 1_000) for n in range(1, 30_041)]
+    quiet, loud = made[:20], made[20:-20]
+    turns = [[one] for one in quiet], [loud[:15_000], loud[15_000:]], [[one] for one in made[-20:]]
+    for some in (turn for part in turns for turn in part):
+        await take(ledger, list(some))
+    unpack, opened, held = chunks.unpack, 0, [0]
+
+    def unpack_counted(payload: bytes) -> Any:
+        nonlocal opened
+        events = unpack(payload)
+        opened += len(events)
+        return events
+
+    monkeypatch.setattr(chunks, "unpack", unpack_counted)
+    told: list[int] = []
+    async for page in archive.scan(TENANT, start_us, clock.now_us, newest_first=newest_first):
+        held.append(opened - len(told))
+        told += [one.event.sequence for one in page]
+    assert told == sorted((one.sequence for one in made), reverse=newest_first)
+    assert max(held) <= 20 * 1_024
+
+
 async def test_what_is_older_than_it_is_kept_is_not_shown(database: Database, clock: ManualClock) -> None:
     ledger, archive = LedgerService(database, clock), DecisionArchive(database, replay_days=1)
     made = decision(1, at_us=clock.now_us)

@@ -27,6 +27,7 @@ _PAGE, _LARGEST_PAGE = 8, 256
 _PAGE_EVENTS: Final = 8 * EVENTS_AT_MOST
 """So many events are read at once, about: of a tenant with little traffic they lie in many small chunks."""
 
+_MOST_PAGE_EVENTS: Final = 2 * _PAGE_EVENTS
 _GROUP_EVENTS: Final = 256  # some tenths of a millisecond of work
 _CHUNKS_REMEMBERED: Final = 64
 
@@ -184,13 +185,23 @@ class _Pages:
         size = self._size
         async with self._database.read() as work:
             rows = await select_rows(work.connection, self._statement, (*self._parameters, *self._last, size))
-        chunks = [Chunk(*row) for row in rows]
-        self._is_over = len(chunks) < size
+        chunks = _fitting([Chunk(*row) for row in rows])
+        self._is_over = len(chunks) < size and len(chunks) == len(rows)
         if chunks:
             self._last = (self._order.border_us(chunks[-1]), chunks[-1].id)
             fitting = _PAGE_EVENTS * len(chunks) // max(1, sum(chunk.size for chunk in chunks))
             self._size = min(_LARGEST_PAGE, max(_PAGE, fitting))
         return chunks
+
+
+def _fitting(chunks: list[Chunk]) -> list[Chunk]:
+    """Those that are not too many events to hold at once: where traffic rises they are more than the page before foretold."""
+    events = 0
+    for place, chunk in enumerate(chunks):
+        events += chunk.size
+        if events > _MOST_PAGE_EVENTS and place:
+            return chunks[:place]
+    return chunks
 
 
 def _groups(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
