@@ -26,6 +26,11 @@ def asked(name: str, limit: Limit = LIMIT) -> Asked:
     return Asked(Counter(name, limit), 1, RECORDED, False, None)
 
 
+def settlement(sequence: int, decided_us: int) -> SettlementEvent:
+    at_us = decided_us + (300_000 if sequence % 2 else 17_900_000)
+    return SettlementEvent(1, sequence, decided_us // 1000, "ten_a", at_us, {})
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> ReplayCounters:
     """Counters of which 100 may live, and that look for idle ones among 20."""
@@ -58,9 +63,13 @@ def test_to_let_go_of_idle_counters_changes_no_answer(few: ReplayCounters, algor
     whole: dict[str, ReplayCounters] = {}  # with counters of its own, each name is never let go of
     refused = 0
     for n in range(3_000):
-        name = f"k{n * n % 37 if n % 3 else n}"
-        answer = few.decide(asked(name, limit), n * 10_000)
-        assert answer == whole.setdefault(name, ReplayCounters()).decide(asked(name, limit), n * 10_000)
+        name, now_us = f"k{n * n % 37 if n % 3 else n % 900}", n * 20_000
+        again = asked(name, limit)
+        if n % 5 == 0:  # half of them are settled long after they no longer count: the more that they cost counts then
+            again.recorded = Kept(1, DecisionEvent(n, now_us, "ten_a", "ok", 0), settlement=settlement(n, now_us))
+            again.settled = n % 7
+        answer = few.decide(again, now_us)
+        assert answer == whole.setdefault(name, ReplayCounters()).decide(again, now_us)
         refused += not answer
     assert refused
     assert len(few) < len(whole)

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from apishield.core.events import DecisionEvent, ResultEvent, SettlementEvent
-from apishield.core.model import SECOND_US, Counter
+from apishield.core.model import SECOND_US, Concurrency, Counter
 from apishield.core.rate_limiter.concurrency import State as Slots
 from apishield.core.rate_limiter.states import State
 from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
@@ -143,7 +143,7 @@ class ReplayCounters:
 
     def _note(self, asked: Asked, now_us: int, check_id: str) -> None:
         """Notes what became of a charge later: slots come free with the report, the cost is settled."""
-        recorded, charge = asked.recorded, _Charge(asked.counter.key, check_id, asked.cost, asked.settled, now_us)
+        recorded, charge = asked.recorded, _Charge(asked.counter, check_id, asked.cost, asked.settled, now_us)
         if asked.settled is not None and recorded.settlement is not None:
             at_us = recorded.settlement.at_us
         elif recorded.result is not None and asked.takes_slots:
@@ -156,22 +156,25 @@ class ReplayCounters:
         """Does what was due by now, as a store does when a check is settled."""
         while self._later and self._later[0][0] <= now_us:
             at_us, _, _, charge = heapq.heappop(self._later)
-            state = self._states.get(charge.key)
-            if isinstance(state, Slots):
-                state.release(charge.check_id, charge.cost)
-            elif state is not None and charge.settled is not None:
-                then_us = max(at_us, state.seen_us)
-                if charge.settled > charge.cost:
+            counter, settled = charge.counter, charge.settled
+            state = self._states.get(counter.key)
+            if isinstance(counter.limit.algorithm, Concurrency):
+                if isinstance(state, Slots):
+                    state.release(charge.check_id, charge.cost)
+            elif settled is not None and settled > charge.cost:
+                state = self._state(counter, now_us) if state is None else state  # it was idle, and is no more
+                if state is not None:
+                    then_us = max(at_us, state.seen_us)
                     state.fits(then_us, 0)
-                    state.charge(then_us, charge.settled - charge.cost)
-                else:
-                    state.refund(then_us, charge.at_us, charge.cost - charge.settled)
+                    state.charge(then_us, settled - charge.cost)
+            elif settled is not None and state is not None:
+                state.refund(max(at_us, state.seen_us), charge.at_us, charge.cost - settled)
 
 
 class _Charge(msgspec.Struct, frozen=True, gc=False):
     """What was charged to a counter, and what it came to."""
 
-    key: str
+    counter: Counter
     check_id: str
     cost: int
     settled: int | None
