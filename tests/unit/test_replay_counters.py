@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -35,6 +37,7 @@ def settlement(sequence: int, decided_us: int) -> SettlementEvent:
 def few(monkeypatch: pytest.MonkeyPatch) -> ReplayCounters:
     """Counters of which 100 may live, and that look for idle ones among 20."""
     monkeypatch.setattr(replay_counters, "MOST_COUNTERS", 100)
+    monkeypatch.setattr(replay_counters, "_MOST_UNSWEPT", 75)
     monkeypatch.setattr(replay_counters, "_FEWEST_SWEPT", 20)
     return ReplayCounters()
 
@@ -44,7 +47,17 @@ def test_who_finds_no_room_is_not_judged_until_others_are_idle(few: ReplayCounte
     assert few.decide(asked("k7"), 6) is True
     assert few.decide(asked("k7"), 7) is False
     assert few.decide(asked("late"), 2 * SECOND_US) is True
-    assert len(few) == 1
+
+
+def test_even_where_it_is_full_no_new_counter_looks_at_all_others(few: ReplayCounters) -> None:
+    for n in range(103):
+        few.decide(asked(f"k{n}"), 5)
+    held = [len(few)]
+    for n in range(30):
+        assert few.decide(asked(f"late{n}"), 2 * SECOND_US) is True
+        held.append(len(few))
+    assert max(before - after for before, after in pairwise(held)) < 20
+    assert held[-1] < 40
 
 
 def test_idle_counters_are_let_go_of_bit_by_bit(few: ReplayCounters) -> None:

@@ -19,7 +19,9 @@ from apishield.core.rate_limiter.verdict import decide, decide_known, new_state
 
 MOST_COUNTERS: Final = 200_000
 _FEWEST_SWEPT: Final = 16_384
+_MOST_UNSWEPT: Final = 150_000  # the rest fills up while these are looked through
 _SWEPT_AT_ONCE: Final = 4
+_SWEPT_WHERE_FULL: Final = 16
 
 
 class Recorded(Protocol):
@@ -124,22 +126,22 @@ class ReplayCounters:
         return state
 
     def _forget_idle(self, now_us: int) -> None:
-        """Lets go of counters that say no more than new ones would: of a few for each new one, of all when it is full.
+        """Lets go of counters that say no more than new ones would: looks at a few for each new one, at more where it is full.
 
-        To walk all of them each time would hold up whoever is checked meanwhile.
+        To walk all of them at once would hold up whoever is checked meanwhile.
         """
         is_full = len(self._states) >= MOST_COUNTERS
         if not self._unswept:
             if len(self._states) < self._sweep_at or now_us < self._swept_us + SECOND_US:
                 return
             self._swept_us = now_us
-            self._unswept = [*self._states]
-        for _ in range(len(self._unswept) if is_full else min(_SWEPT_AT_ONCE, len(self._unswept))):
+            self._unswept = [*reversed(self._states)]  # ends with the oldest, of which most are idle
+        for _ in range(min(_SWEPT_WHERE_FULL if is_full else _SWEPT_AT_ONCE, len(self._unswept))):
             key = self._unswept.pop()
             if self._states[key].expires_at_us() <= now_us:
                 del self._states[key]
         if not self._unswept:
-            self._sweep_at = min(MOST_COUNTERS, max(_FEWEST_SWEPT, 2 * len(self._states)))
+            self._sweep_at = min(_MOST_UNSWEPT, max(_FEWEST_SWEPT, 2 * len(self._states)))
 
     def _note(self, asked: Asked, now_us: int, check_id: str) -> None:
         """Notes what became of a charge later: slots come free with the report, the cost is settled."""
