@@ -79,7 +79,7 @@ def decide_found(
         if state.rule is not rules[at] or state.seen_us > now_us:
             return None
         at += 1  # noqa: SIM113  as said above
-    return _decide_several(counters, states, costs, now_us, check_id)
+    return _decide_several(counters, states, costs if isinstance(costs, list) else list(costs), now_us, check_id)
 
 
 def decide_known(
@@ -106,12 +106,13 @@ def decide_known(
         if state is None or state.rule is not rule or state.seen_us > now_us:
             return None
         states.append(state)
-    return _decide_several(counters, states, costs, now_us, check_id)
+    return _decide_several(counters, states, costs if isinstance(costs, list) else list(costs), now_us, check_id)
 
 
 def _decide_several(
-    counters: Sequence[Counter], states: list[State], costs: Sequence[int], now_us: int, check_id: str
+    counters: Sequence[Counter], states: list[State], costs: list[int], now_us: int, check_id: str
 ) -> Verdict:
+    """Decides over lists, whose items compiled code takes without asking what they lie in."""
     at = 0
     for state in states:
         cost = costs[at]
