@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
@@ -14,8 +15,8 @@ NEVER_US = 1 << 61
 NEVER_SURE = 1 << 61
 
 
-@mypyc_attr(acyclic=True)  # which rules out to inherit from ABC
-class State:
+@mypyc_attr(acyclic=True)  # ABC as a base would rule that out; its metaclass does not
+class State(metaclass=ABCMeta):
     """What one counter remembers.
 
     ``rule`` is the algorithm it was last asked under, ``requests`` its limit. Time never goes behind ``seen_us``: callers pass
@@ -32,33 +33,33 @@ class State:
     def __init__(self, rule: Any) -> None:
         self.rule = rule
 
+    @abstractmethod
     def fits(self, now_us: int, cost: int) -> bool:
         """Whether ``cost`` units more are within the limit; always where ``cost`` is 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def charge(self, now_us: int, cost: int, check_id: str = "") -> Outcome:
         """Counts ``cost`` units, even past the limit, and says how the counter stands then."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look(self, now_us: int, cost: int, fits: bool) -> Outcome:
         """How the counter stands for a check of ``cost`` that is not charged; ``fits`` is what ``fits`` said."""
-        raise NotImplementedError
 
+    @abstractmethod
     def penalize(self, now_us: int, cost: int) -> None:
         """Counts a check that was refused, without ever going over the limit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refund(self, now_us: int, charged_at_us: int, cost: int) -> None:
         """Takes back ``cost`` units charged at ``charged_at_us``, as far as they still count."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adopt(self, rule: Any, now_us: int) -> None:
         """Goes on under changed numbers of the same algorithm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expires_at_us(self) -> int:
         """From when on this state says no more than none at all."""
-        raise NotImplementedError
 
     def let_go(self) -> None:
         """Is not to be asked any more, save under a rule that it adopts: who found it before may hold it for long.
