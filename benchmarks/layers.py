@@ -20,7 +20,8 @@ from apishield.api.dataplane import app
 from apishield.api.dataplane.bodies import decode
 from apishield.api.dataplane.headers import read as read_headers
 from apishield.clock import system_clock
-from apishield.core.decision import CheckRequest, Decision
+from apishield.core.decided import Decided
+from apishield.core.decision import CheckRequest
 from apishield.core.model import SECOND_US, Limit, Quota, SlidingWindow, TokenBucket, Verdict
 from apishield.core.rendering import render
 from apishield.services.asked import Asked
@@ -82,7 +83,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     entry = identified[0]
     assert entry is not None
     found = engine.check(view, request)
-    decision = found if isinstance(found, Decision) else await found
+    decided = found if isinstance(found, Decided) else await found
     asked = runtime.store.decide(entry.limits.counters, entry.limits.unit_costs)
     verdict = asked if isinstance(asked, Verdict) else await asked
     decoder, data_plane = msgspec.json.Decoder(CheckRequest), node.data_plane
@@ -101,7 +102,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
     write_down = node.turns()
 
     def event() -> None:
-        recorder.record(told, decision, verdict.now_us)
+        recorder.record(told, decided, verdict.now_us)
         write_down()
 
     def whole() -> None:
@@ -109,17 +110,17 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         write_down()
 
     def answer() -> object:
-        return app._decided(headers_read, decision)
+        return app._answer(headers_read, decided)
 
     return {
         "parse: headers, who asks, JSON": parse,
         "key: hash, look-up": lambda: screening.identify(view, secret, verdict.now_us),
         "steps: address, path, blocks, scopes, policies": steps,
         "limits: the store's verdict": lambda: runtime.store.decide(entry.limits.counters, entry.limits.unit_costs),
-        "render: states, headers": lambda: render(meters, verdict),
+        "render: which limits, in what order": lambda: render(meters, verdict),
         "id of the decision": lambda: ids.make(node.tenant_id, verdict.now_us),
         "event: usage, metrics, spool": event,
-        "answer: JSON, request id": answer,
+        "answer: JSON, headers, request id": answer,
         WHOLE: whole,
     }
 

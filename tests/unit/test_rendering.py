@@ -33,19 +33,20 @@ def test_the_most_restrictive_limits_are_listed_and_the_others_counted(
     admitted = all(outcome.admitted for outcome in enforced)
     rendered = render(meters, Verdict(admitted, 0, [*enforced, *shadows]))
     expected = sorted(zip(meters, enforced, strict=False), key=restriction)
-    assert [(state.name, state.violated) for state in rendered.limits] == [
+    limits, shadow = rendered.limits(), rendered.shadow_limits()
+    assert [(state.name, state.violated) for state in limits] == [
         (meter.limit.name, not outcome.admitted) for meter, outcome in expected[:MAX_LISTED]
     ]
-    assert len(rendered.limits) + len(rendered.shadow) + rendered.omitted == len(meters)
-    assert len(rendered.shadow) <= MAX_LISTED
+    assert len(limits) + len(shadow) + rendered.omitted == len(meters)
+    assert len(shadow) <= MAX_LISTED
     violated = sum(not outcome.admitted for outcome in shadows)
-    assert sum(state.violated for state in rendered.shadow) == min(violated, MAX_LISTED)
+    assert sum(state.violated for state in shadow) == min(violated, MAX_LISTED)
     assert (rendered.code == "ok") == admitted
-    shown = rendered.headers.get("RateLimit", "").split(", ") if enforced else []
-    assert [item.split(";")[0] for item in shown] == [f'"{state.name}"' for state in rendered.limits[:MAX_IN_HEADERS]]
+    shown = rendered.headers().get("RateLimit", "").split(", ") if enforced else []
+    assert [item.split(";")[0] for item in shown] == [f'"{state.name}"' for state in limits[:MAX_IN_HEADERS]]
 
 
 def test_a_refusal_by_one_limit_of_many_names_it_first() -> None:
     seen = [Outcome(True, 0, 0, MINUTE_US)] * 50 + [Outcome(False, 0, 5_000_000, MINUTE_US)]
     rendered = render([_meter(number) for number in range(51)], Verdict(False, 0, seen))
-    assert (rendered.limits[0].name, rendered.retry_after, rendered.omitted) == ("n50", 5.0, 31)
+    assert (rendered.limits()[0].name, rendered.retry_after, rendered.omitted) == ("n50", 5.0, 31)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -88,6 +88,19 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
     degraded: bool
     limits_omitted: int = 0
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def in_json(value: Any) -> str:
+    """``value`` as JSON."""
+    return _encode(value).decode()
+
+
+def inside_json(text: str) -> str:
+    """``text`` as it stands between the quotes of a JSON string."""
+    return in_json(text)[1:-1]
 
 
 class Denial(msgspec.Struct, frozen=True, gc=False):

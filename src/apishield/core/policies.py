@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from apishield.core.counter_keys import limit_keys, text_of
+from apishield.core.decision import LimitState, in_json, inside_json
 from apishield.core.endpoints import pattern_subject
-from apishield.core.headers import policy_item, quoted, window_seconds
+from apishield.core.headers import Wording, policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
 from apishield.core.model import Concurrency, Counter, Limit, Mode
 from apishield.core.path_index import PathIndex
@@ -20,6 +21,9 @@ from apishield.core.records import Match, Override, Policy
 
 ANYTHING = "*"
 """The value of a part of an override's subject that may be anything."""
+
+_NONE_REMAINS = '"remaining":0'
+_RESET_NOW = '"reset_seconds":0.0'
 
 
 class Facts(msgspec.Struct, gc=False):
@@ -42,12 +46,13 @@ class Facts(msgspec.Struct, gc=False):
 class Meter:
     """A limit, with the parts of its headers rendered and its place known: which policy, enforced or shadow, what cost.
 
-    What never changes of a limit is taken out of it here, once, and not for every check that is rendered.
+    What never changes of a limit is taken out of it here, once, and not for every check that is rendered. ``json_state`` is
+    what of its ``LimitState`` stands before, between and behind the numbers that change: what remains, and the reset.
     """
 
     __slots__ = (
-        "ceiling", "ceiling_text", "cost", "limit", "name", "policy_id", "policy_item", "quoted_name", "shadow", "strategy",
-        "takes_slots", "unit", "window_seconds",
+        "ceiling", "ceiling_text", "cost", "json_state", "json_wording", "limit", "name", "policy_id", "shadow", "strategy",
+        "takes_slots", "unit", "window_seconds", "wording",
     )  # fmt: skip
 
     def __init__(self, limit: Limit, *, policy_id: str | None = None, cost: int = 1) -> None:
@@ -62,8 +67,25 @@ class Meter:
         self.takes_slots = isinstance(limit.algorithm, Concurrency)
         self.strategy = str(limit.algorithm.__struct_config__.tag)
         self.window_seconds = window_seconds(limit)
-        self.quoted_name = quoted(limit.name)
-        self.policy_item = policy_item(limit)
+        self.wording = Wording(quoted(limit.name), policy_item(limit))
+        self.json_wording = Wording(inside_json(self.wording.name), inside_json(self.wording.policy_item))
+        self.json_state = self._json_state()
+
+    def _json_state(self) -> tuple[str, str, str]:
+        state = LimitState(
+            self.name,
+            self.policy_id,
+            self.strategy,
+            self.unit,
+            self.ceiling,
+            0,
+            self.window_seconds,
+            0.0,
+            violated=False,
+        )
+        before, remaining, rest = in_json(state).partition(_NONE_REMAINS)  # of no text, where quotes are escaped
+        between, reset, behind = rest.partition(_RESET_NOW)
+        return before + remaining[:-1], between + reset[:-3], behind.partition("false")[0]
 
 
 class CompiledPolicy:

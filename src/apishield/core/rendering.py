@@ -7,12 +7,12 @@ Owns: the texts of refusals by a limit, the order of limits (most restrictive fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from apishield.core.decision import LimitState
-from apishield.core.headers import rate_limit_headers, restriction
+from apishield.core.headers import rate_limit_headers, rate_limit_members, restriction
 from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, Verdict
 from apishield.core.outcome import Outcome
 from apishield.core.policies import Meter
@@ -23,60 +23,91 @@ MAX_IN_HEADERS: Final = 10
 """Limits in ``RateLimit`` and its policy: about 1 KB, where many a proxy takes 4 KB of headers in all."""
 
 
-class Rendered(msgspec.Struct, frozen=True, gc=False):
-    """What a verdict comes to. ``retry_after`` is in seconds; ``headers`` lack those of the decision itself.
+Standing = tuple[Meter, Outcome]
+"""A limit, and what its counter says."""
 
-    ``omitted`` is the number of limits that had a say and are not listed.
+
+class Rendered(msgspec.Struct, frozen=True, gc=False):
+    """What a verdict comes to, before it is put into a form: a caller that needs no more than headers pays for no more.
+
+    ``enforced`` and ``shadow`` are the limits that are listed, ``omitted`` is the number of those that had a say and are not.
+    ``retry_after_us`` is ``None`` where the check passes now or never.
     """
 
     code: str
     message: str
-    limits: list[LimitState]
-    shadow: list[LimitState]
-    retry_after: float | None
-    headers: dict[str, str]
+    now_us: int
+    enforced: Sequence[Standing] = ()
+    shadow: Sequence[Standing] = ()
+    retry_after_us: int | None = None
     omitted: int = 0
 
+    @property
+    def retry_after(self) -> float | None:
+        """In seconds, rounded up to a millisecond."""
+        return None if self.retry_after_us is None else -(-self.retry_after_us // 1000) / 1000
 
-def render(meters: Sequence[Meter], verdict: Verdict, *, draft: bool = True, legacy: bool = True) -> Rendered:
+    def limits(self) -> list[LimitState]:
+        """The enforced limits as a decision lists them."""
+        return [limit_state(meter, outcome) for meter, outcome in self.enforced]
+
+    def shadow_limits(self) -> list[LimitState]:
+        """The limits in shadow, likewise."""
+        return [limit_state(meter, outcome) for meter, outcome in self.shadow]
+
+    def headers(self, *, draft: bool = True, legacy: bool = True) -> dict[str, str]:
+        """The headers of the limits, which lack those of the decision itself."""
+        headers = rate_limit_headers(self._in_headers(), self.now_us, draft=draft, legacy=legacy)
+        if self.retry_after_us is not None:
+            headers["Retry-After"] = f"{-(-self.retry_after_us // SECOND_US)}"
+        return headers
+
+    def json_headers(self, *, draft: bool = True, legacy: bool = True) -> str:
+        """The same as members of a JSON object, each with a comma behind it."""
+        members = rate_limit_members(self._in_headers(), self.now_us, draft=draft, legacy=legacy)
+        if self.retry_after_us is not None:
+            members += f'"Retry-After":"{-(-self.retry_after_us // SECOND_US)}",'
+        return members
+
+    def _in_headers(self) -> Sequence[Standing]:
+        return self.enforced if len(self.enforced) <= MAX_IN_HEADERS else self.enforced[:MAX_IN_HEADERS]
+
+
+def render(meters: Sequence[Meter], verdict: Verdict) -> Rendered:
     """Renders ``verdict``, whose outcomes are parallel to ``meters``."""
-    shadow: list[LimitState] = []
+    shadow: list[Standing] = []
     if len(meters) == 1 and not meters[0].shadow:  # as most are: a loop over one costs a check a third of all this
         enforced = [(meters[0], verdict.outcomes[0])]
     else:
         enforced = []
         for standing in zip(meters, verdict.outcomes, strict=True):
-            meter = standing[0]
-            if meter.shadow:
-                shadow.append(limit_state(meter, standing[1]))
-            else:
-                enforced.append(standing)
-    omitted, in_headers = 0, enforced
+            (shadow if standing[0].shadow else enforced).append(standing)
+    omitted = 0
     if len(enforced) > 1:
         enforced.sort(key=restriction)
-        if len(enforced) > MAX_IN_HEADERS:
-            in_headers = enforced[:MAX_IN_HEADERS]
-            omitted = _cut(enforced)
+        omitted = _cut(enforced)
     if len(shadow) > MAX_LISTED:
-        shadow.sort(key=lambda state: (not state.violated, state.remaining / state.limit))
+        shadow.sort(key=_shadow_restriction)
         omitted += _cut(shadow)
-    headers = rate_limit_headers(in_headers, verdict.now_us, draft=draft, legacy=legacy)
-    limits = [limit_state(meter, outcome) for meter, outcome in enforced]
     if verdict.admitted:
-        return Rendered("ok", "", limits, shadow, None, headers, omitted)
+        return Rendered("ok", "", verdict.now_us, enforced, shadow, None, omitted)
     meter, outcome = enforced[0]
     limit, wait_us = meter.limit, outcome.retry_after_us
-    retry_after = None
-    if wait_us is not None:
-        retry_after = -(-wait_us // 1000) / 1000
-        headers["Retry-After"] = str(-(-wait_us // SECOND_US))
-    return Rendered(limit_code(limit), limit_message(limit, wait_us), limits, shadow, retry_after, headers, omitted)
+    return Rendered(
+        limit_code(limit), limit_message(limit, wait_us), verdict.now_us, enforced, shadow, wait_us, omitted
+    )
 
 
-def _cut(listed: list[Any]) -> int:
+def _shadow_restriction(standing: Standing) -> tuple[bool, float]:
+    meter, outcome = standing
+    return outcome.admitted, max(outcome.remaining, 0) / meter.ceiling
+
+
+def _cut(listed: list[Standing]) -> int:
     """Keeps the first of what is listed; returns how many are left out."""
     omitted = max(0, len(listed) - MAX_LISTED)
-    del listed[MAX_LISTED:]
+    if omitted:
+        del listed[MAX_LISTED:]
     return omitted
 
 
@@ -93,6 +124,20 @@ def limit_state(meter: Meter, outcome: Outcome) -> LimitState:
         -(-outcome.reset_us // 1000) / 1000,
         not outcome.admitted,
     )
+
+
+def json_states(standings: Sequence[Standing]) -> str:
+    """``limit_state`` of each as members of a JSON array: what never changes of a limit is JSON already."""
+    if len(standings) == 1:
+        return _json_state(*standings[0])
+    return ",".join([_json_state(meter, outcome) for meter, outcome in standings])
+
+
+def _json_state(meter: Meter, outcome: Outcome) -> str:
+    before, between, behind = meter.json_state
+    remaining = outcome.remaining if outcome.remaining > 0 else 0
+    violated = "false}" if outcome.admitted else "true}"
+    return f"{before}{remaining}{between}{-(-outcome.reset_us // 1000) / 1000}{behind}{violated}"
 
 
 def limit_code(limit: Limit) -> str:

@@ -124,10 +124,10 @@ def _decided(rendered: Rendered, *, degraded: bool = False) -> Decision:
         decision_id="",
         tenant_id="",
         key=None,
-        limits=rendered.limits,
-        shadow=rendered.shadow,
+        limits=rendered.limits(),
+        shadow=rendered.shadow_limits(),
         retry_after=rendered.retry_after,
-        headers=rendered.headers | DEGRADED_HEADERS if degraded else rendered.headers,
+        headers=rendered.headers() | (DEGRADED_HEADERS if degraded else {}),
         degraded=degraded,
     )
 

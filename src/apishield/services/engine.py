@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final, Protocol
 
-from apishield.core.decision import CheckRequest, Decision, Denial
+from apishield.core.decided import Decided
+from apishield.core.decision import CheckRequest, Denial
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.model import SECOND_US, Counter, Once, Repeat, Verdict
 from apishield.core.outcome import Outcome
@@ -32,13 +33,12 @@ from apishield.services.turns import Turn
 
 _NO_QUESTION: Final = CheckRequest()
 _NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
-_CHALLENGE: Final = 'Bearer realm="api"'
 
 
 class Recorder(Protocol):
     """Takes note of every decision, for the ledger and the metrics. Must be quick and never raise."""
 
-    def record(self, asked: Asked, decision: Decision, now_us: int) -> None:
+    def record(self, asked: Asked, decided: Decided, now_us: int) -> None:
         """Notes one decision about what was asked."""
         ...
 
@@ -75,7 +75,7 @@ class Engine:
         self._draft_headers = draft_headers
         self._legacy_headers = legacy_headers
 
-    def check(self, view: TenantView, request: CheckRequest) -> Decision | Awaitable[Decision]:
+    def check(self, view: TenantView, request: CheckRequest) -> Decided | Awaitable[Decided]:
         """Decides one check of the tenant that asks. Never raises: a refusal is a decision."""
         now_us = self._clock()
         asked = self._screening.screen(view, request, now_us)
@@ -90,7 +90,7 @@ class Engine:
         """
         return Turn(self._screening, view, self._clock(), knows_all=knows_all)
 
-    def check_in(self, turn: Turn, request: CheckRequest) -> Decision | Awaitable[Decision] | None:
+    def check_in(self, turn: Turn, request: CheckRequest) -> Decided | Awaitable[Decided] | None:
         """``check``, which costs less than the first where several of the turn have something in common.
 
         ``None`` where only the database could tell whose key it is: ask again in a turn that begins once ``caught_up``.
@@ -104,7 +104,7 @@ class Engine:
             await self._snapshot.shared_catch_up()
         return self._snapshot.tenant(view.tenant.id) or view
 
-    def refuse(self, view: TenantView, code: str, message: str) -> Decision:
+    def refuse(self, view: TenantView, code: str, message: str) -> Decided:
         """A decision about a question that could not be read."""
         return self._refuse(Asked(view, _NO_QUESTION), Denial(code, message), self._clock())
 
@@ -112,17 +112,17 @@ class Engine:
         """An id for a request that ends without a decision."""
         return "req_" + self._ids.make("", self._clock())[4:30]
 
-    async def _check_after_catch_up(self, view: TenantView, request: CheckRequest) -> Decision:
+    async def _check_after_catch_up(self, view: TenantView, request: CheckRequest) -> Decided:
         """A key that is well-formed but unknown may have been made on another node a moment ago: look once more."""
         view = await self.caught_up(view)
         now_us = self._clock()
         asked = self._screening.screen(view, request, now_us)
         if asked is None:
             asked = self._screening.screen_known(view, request, UNKNOWN, now_us)
-        decision = self._decide(asked, now_us)
-        return decision if isinstance(decision, Decision) else await decision
+        decided = self._decide(asked, now_us)
+        return decided if isinstance(decided, Decided) else await decided
 
-    def _decide(self, asked: Asked, now_us: int) -> Decision | Awaitable[Decision]:
+    def _decide(self, asked: Asked, now_us: int) -> Decided | Awaitable[Decided]:
         if asked.denial is not None:
             return self._refuse(asked, asked.denial, now_us)
         request = asked.request
@@ -146,7 +146,7 @@ class Engine:
         asked.sequence = self._ids.sequence
         return charging.hold(asked)
 
-    def _decide_once(self, asked: Asked, check_id: str, now_us: int) -> Decision | Awaitable[Decision]:
+    def _decide_once(self, asked: Asked, check_id: str, now_us: int) -> Decided | Awaitable[Decided]:
         """Decides a check that may be asked again; in one step the store finds the first decision, or makes this the first."""
         hold: Hold | None = None
         if asked.takes_slots or asked.request.reserve:
@@ -167,10 +167,10 @@ class Engine:
 
     def _answer_later(
         self, asked: Asked, pending: Awaitable[Verdict], now_us: int, once: Once | None = None
-    ) -> Later[Decision]:
+    ) -> Later[Decided]:
         asked_at = perf_counter()
 
-        def answer(done: Later[Verdict]) -> Decision:
+        def answer(done: Later[Verdict]) -> Decided:
             try:
                 verdict = done.result()
             except StoreUnavailable:
@@ -182,7 +182,7 @@ class Engine:
 
         return Later.of(pending).then(answer)
 
-    def _answer_once(self, asked: Asked, verdict: Verdict, once: Once) -> Decision:
+    def _answer_once(self, asked: Asked, verdict: Verdict, once: Once) -> Decided:
         """The decision of a check with a ``check_id``: where it is a repeat, the earlier one, which was noted then."""
         if not isinstance(verdict, Repeat):
             return self._answer(asked, verdict, verdict.now_us)
@@ -191,55 +191,41 @@ class Engine:
             return self._refuse(asked, denials.OTHER_QUESTION, verdict.now_us)
         asked.check_id = verdict.decision_id
         if verdict.denied:
-            rendered = Rendered(denials.STORE_GONE.code, denials.STORE_GONE.message, [], [], None, {})
+            rendered = Rendered(denials.STORE_GONE.code, denials.STORE_GONE.message, verdict.now_us)
         else:
             meters = [Meter(counter.limit, policy_id=counter.policy_id) for counter in verdict.counters]
-            rendered = render(meters, verdict, draft=self._draft_headers, legacy=self._legacy_headers)
+            rendered = render(meters, verdict)
         return self._conclude(asked, rendered, verdict.now_us, verdict.degraded, noted=False)
 
-    def _refuse(self, asked: Asked, denial: Denial, now_us: int) -> Decision:
-        return self._conclude(asked, Rendered(denial.code, denial.message, [], [], None, {}), now_us, asked.degraded)
+    def _refuse(self, asked: Asked, denial: Denial, now_us: int) -> Decided:
+        return self._conclude(asked, Rendered(denial.code, denial.message, now_us), now_us, asked.degraded)
 
-    def _answer(self, asked: Asked, verdict: Verdict, now_us: int) -> Decision:
+    def _answer(self, asked: Asked, verdict: Verdict, now_us: int) -> Decided:
         if verdict.denied:
             asked.degraded = True
             return self._refuse(asked, denials.STORE_GONE, now_us)
-        rendered = render(asked.meters, verdict, draft=self._draft_headers, legacy=self._legacy_headers)
+        rendered = render(asked.meters, verdict)
         if rendered.shadow and verdict.admitted and not asked.peek:
             self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)
         return self._conclude(asked, rendered, now_us, asked.degraded or verdict.degraded)
 
     def _conclude(
         self, asked: Asked, rendered: Rendered, now_us: int, degraded: bool, *, noted: bool = True
-    ) -> Decision:
-        """The decision, with its id and the headers that are its own; ``noted`` unless it was before."""
-        view, entry, code, headers = asked.view, asked.entry, rendered.code, rendered.headers
-        allowed = code == "ok"
-        status = 200 if allowed else PROBLEMS[code].status
-        decision_id = asked.check_id
+    ) -> Decided:
+        """The decision, with its id; ``noted`` unless it was before."""
+        code, decision_id = rendered.code, asked.check_id
         if not decision_id:
-            decision_id = self._ids.make(view.tenant.id, now_us)
+            decision_id = self._ids.make(asked.view.tenant.id, now_us)
             asked.sequence = self._ids.sequence
-        headers["X-APIShield-Decision"] = decision_id
-        if status == 401:
-            headers["WWW-Authenticate"] = _CHALLENGE
-        if degraded:
-            headers["X-APIShield-Degraded"] = "true"
-        decision = Decision(
-            allowed,
-            code,
-            status,
-            rendered.message,
+        decided = Decided(
+            200 if code == "ok" else PROBLEMS[code].status,
             decision_id,
-            view.tenant.id,
-            None if entry is None else entry.view,
-            rendered.limits,
-            rendered.shadow,
-            rendered.retry_after,
-            headers,
+            asked.view.whose if asked.entry is None else asked.entry.whose,
+            rendered,
             degraded,
-            rendered.omitted,
+            self._draft_headers,
+            self._legacy_headers,
         )
         if noted:
-            self._recorder.record(asked, decision, now_us)
-        return decision
+            self._recorder.record(asked, decided, now_us)
+        return decided

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from apishield.core.abuse_detector.addresses import Network, parse_network
 from apishield.core.counter_keys import counter_key
+from apishield.core.decided import Whose
 from apishield.core.decision import KeyView
 from apishield.core.key_manager import lifecycle
 from apishield.core.model import Counter, Limit, ReadyCounters
@@ -53,7 +54,7 @@ class KeyEntry:
     """A key: its counters, its networks, and what a decision tells about it. ``customers`` are its tenant's."""
 
     __slots__ = (
-        "_customers", "_limits", "_of_customer", "is_service_key", "is_test", "key", "networks", "usable_until_us", "view",
+        "_customers", "_limits", "_of_customer", "_whose", "is_service_key", "is_test", "key", "networks", "usable_until_us",
     )  # fmt: skip
 
     def __init__(self, key: Key, customers: Mapping[str, CustomerEntry]) -> None:
@@ -61,13 +62,23 @@ class KeyEntry:
         self.is_service_key = key.kind is KeyKind.SERVICE
         self.is_test = key.environment is Environment.TEST
         self.usable_until_us = lifecycle.usable_until_us(key)
-        self.view = KeyView(key.id, key.name, key.scopes, key.environment, key.customer_id, key.metadata)
         self.networks: tuple[Network, ...] = tuple(
             network for network in map(parse_network, key.allowed_ips) if network is not None
         )
         self._customers = customers
         self._of_customer: CustomerEntry | None = None
         self._limits: AskedLimits | None = None
+        self._whose: Whose | None = None
+
+    @property
+    def whose(self) -> Whose:
+        """What a decision tells about the key."""
+        whose = self._whose
+        if whose is None:
+            key = self.key
+            view = KeyView(key.id, key.name, key.scopes, key.environment, key.customer_id, key.metadata)
+            whose = self._whose = Whose.of(key.tenant_id, view)
+        return whose
 
     @property
     def limits(self) -> AskedLimits:

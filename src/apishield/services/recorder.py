@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Final
 
-from apishield.core.decision import Decision, LimitState
+from apishield.core.decided import Decided
 from apishield.core.endpoints import METHODS
 from apishield.core.events import (
     CATALOGUED,
@@ -27,6 +27,7 @@ from apishield.core.events import (
 from apishield.core.model import SECOND_US, Counter
 from apishield.core.outcome import Outcome
 from apishield.core.ports import EventLog
+from apishield.core.rendering import Rendered
 from apishield.redaction import redact
 from apishield.services.asked import Asked
 from apishield.services.usage import UsageService
@@ -51,9 +52,10 @@ class DecisionRecorder:
         self._usage = usage
         self._decisions_by_code = decisions_by_code
 
-    def record(self, asked: Asked, decision: Decision, now_us: int) -> None:
+    def record(self, asked: Asked, decided: Decided, now_us: int) -> None:
         """Notes one decision. A peek is a question: it is kept, and counts as no use."""
-        code = decision.code
+        rendered = decided.rendered
+        code = rendered.code
         self._decisions_by_code[code] += 1
         entry, endpoint, request = asked.entry, asked.endpoint, asked.request
         flags = PEEK if request.cost == 0 else 0
@@ -65,7 +67,7 @@ class DecisionRecorder:
                 self._usage.touch(key_id, now_us)
             if entry.is_test:
                 flags |= TEST
-        if decision.degraded:
+        if decided.degraded:
             self.degraded_decisions += 1
             flags |= DEGRADED
         if asked.held:
@@ -86,7 +88,7 @@ class DecisionRecorder:
             DecisionEvent(
                 asked.sequence,
                 now_us,
-                decision.tenant_id,
+                asked.view.tenant.id,
                 code,
                 flags,
                 key_id,
@@ -99,26 +101,28 @@ class DecisionRecorder:
                 _units(asked),
                 None if request.user_agent is None else redact(request.user_agent[:MAX_USER_AGENT]),
                 None if request.attributes is None else _attributes(request.attributes),
-                decision.message,
-                None if decision.allowed else self._refusal(decision),
+                rendered.message,
+                None if code == "ok" else self._refusal(rendered),
             )
         )
 
-    def _refusal(self, decision: Decision) -> Refusal | None:
+    def _refusal(self, rendered: Rendered) -> Refusal | None:
         """The limit that refused, as it stood; ``None`` where it was something else."""
-        if not decision.limits or not decision.limits[0].violated:
+        if not rendered.enforced:
             return None
-        state: LimitState = decision.limits[0]
-        self._count_refusal(state.name, state.strategy)
+        meter, outcome = rendered.enforced[0]
+        if outcome.admitted:
+            return None
+        self._count_refusal(meter.name, meter.strategy)
         return Refusal(
-            state.policy_id,
-            state.name,
-            state.strategy,
-            state.unit,
-            state.limit,
-            state.remaining,
-            None if state.window_seconds is None else round(state.window_seconds * SECOND_US),
-            None if decision.retry_after is None else round(decision.retry_after * SECOND_US),
+            meter.policy_id,
+            meter.name,
+            meter.strategy,
+            meter.unit,
+            meter.ceiling,
+            max(outcome.remaining, 0),
+            None if meter.window_seconds is None else round(meter.window_seconds * SECOND_US),
+            None if rendered.retry_after is None else round(rendered.retry_after * SECOND_US),
         )
 
     def record_shadow(

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from apishield.core.abuse_detector.blocklist import Blocklist
+from apishield.core.decided import Whose
 from apishield.core.endpoints import Catalogue, CatalogueEntry
 from apishield.core.key_manager.format import SecretKind, inspect
 from apishield.core.key_manager.hashing import digester, remembering
@@ -46,10 +47,12 @@ class TenantView:
 
     __slots__ = (
         "allows", "blocks", "catalogue", "customers", "endpoints", "keys", "policies", "policy_plan", "secrets", "tenant",
+        "whose",
     )  # fmt: skip
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
+        self.whose = Whose.of(tenant.id)  # of decisions about no key
         self.keys: dict[str, KeyEntry] = {}
         self.secrets: dict[bytes, SecretHash] = {}
         self.customers: dict[str, CustomerEntry] = {}

@@ -28,7 +28,8 @@ from apishield.api.gateway.app import ENVOY_PREFIX, NGINX_PATH, Gateways
 from apishield.api.middleware.bounds import MAX_BODY_BYTES, check_query
 from apishield.api.problems import MEDIA_TYPE, method_not_allowed, problem_document, store_unavailable
 from apishield.bootstrap import Runtime
-from apishield.core.decision import CheckRequest, Decision
+from apishield.core.decided import Decided
+from apishield.core.decision import CheckRequest
 from apishield.errors import ProblemError, StoreUnavailable
 from apishield.later import Later
 from apishield.services.reports import MAX_REPORTS, Report
@@ -144,26 +145,26 @@ class DataPlane:
             view = self._remembered(asked, body)
             if view is None:
                 return self._later(asked, body, "/v1/check", self._check_of)
-            decision = self._engine.check(view, decode(_check_decoder, body))
+            decided = self._engine.check(view, decode(_check_decoder, body))
+            if not isinstance(decided, Decided):
+                return Later.of(decided).then(partial(self._check_later, asked, started))
+            answer = _answer(asked, decided)
         except Exception as error:  # noqa: BLE001  the last net: nothing goes without an answer
             return self._failure(error, asked, "/v1/check")
-        if not isinstance(decision, Decision):
-            return Later.of(decision).then(partial(self._check_later, asked, started))
-        answer = _decided(asked, decision)
         self._observe(perf_counter() - started)
         return answer
 
-    def _check_later(self, asked: Asked, started: float, done: Later[Decision]) -> Answer:
+    def _check_later(self, asked: Asked, started: float, done: Later[Decided]) -> Answer:
         try:
-            answer = _decided(asked, done.result())
+            answer = _answer(asked, done.result())
         except Exception as error:  # noqa: BLE001  the last net
             return self._failure(error, asked, "/v1/check")
         self._observe(perf_counter() - started)
         return answer
 
     async def _check_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
-        decision = self._engine.check(view, decode(_check_decoder, body))
-        return _decided(asked, decision if isinstance(decision, Decision) else await decision)
+        decided = self._engine.check(view, decode(_check_decoder, body))
+        return _answer(asked, decided if isinstance(decided, Decided) else await decided)
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
@@ -205,9 +206,9 @@ class DataPlane:
     async def _check_batch_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
         checks = _checks_of(body)
         _bound("checks", len(checks), MAX_CHECKS)
-        decisions = await decide_in_turns(self._engine, view, checks, _check_decoder)
-        request_id = self._request_id(asked, decisions[0].decision_id if decisions else None)
-        return Answer(200, [_JSON, request_id], _encode({"results": decisions}))
+        first_id, results = await decide_in_turns(self._engine, view, checks, _check_decoder)
+        body = f'{{"results":[{",".join(results)}]}}'.encode()
+        return Answer(200, [_JSON, self._request_id(asked, first_id)], body)
 
     def _report(self, headers: Headers, body: bytes) -> Awaitable[Answer]:
         """``POST /v1/report``: what became of decisions."""
@@ -272,8 +273,8 @@ class DataPlane:
         return _request_id(asked, decision_id or "")
 
 
-def _decided(asked: Asked, decision: Decision) -> Answer:
-    return Answer(200, [_JSON, _request_id(asked, decision.decision_id)], _encode(decision))
+def _answer(asked: Asked, decided: Decided) -> Answer:
+    return Answer(200, [_JSON, _request_id(asked, decided.decision_id)], decided.json().encode())
 
 
 def _request_id(asked: Asked, decision_id: str) -> tuple[bytes, bytes]:

@@ -14,7 +14,8 @@ from apishield.api.dataplane.access import Access
 from apishield.api.dataplane.answers import Answer
 from apishield.api.gateway.facts import GatewayFacts
 from apishield.api.problems import problem_document
-from apishield.core.decision import CheckRequest, Decision
+from apishield.core.decided import Decided
+from apishield.core.decision import CheckRequest
 from apishield.core.refusals import PROBLEM_MEDIA_TYPE, refusal_body
 from apishield.errors import ProblemError
 from apishield.later import Later
@@ -28,7 +29,7 @@ ENVOY_PREFIX = "/gateway/envoy"
 _PROBLEM = (b"content-type", PROBLEM_MEDIA_TYPE.encode())
 
 Headers = Sequence[tuple[bytes, bytes]]
-Render = Callable[[Decision, GatewayFacts, str], Answer]
+Render = Callable[[Decided, GatewayFacts, str], Answer]
 
 
 class Gateways:
@@ -64,10 +65,10 @@ class Gateways:
         view = None if credential is None else self._access.remembered(credential)
         if view is None:
             return self._ask_later(credential, facts, question, path, render)
-        decision = self._engine.check(view, question)
-        if isinstance(decision, Decision):
-            return render(decision, facts, path)
-        return Later.of(decision).then(lambda done: render(done.result(), facts, path))
+        decided = self._engine.check(view, question)
+        if isinstance(decided, Decided):
+            return render(decided, facts, path)
+        return Later.of(decided).then(lambda done: render(done.result(), facts, path))
 
     async def _ask_later(
         self, credential: bytes | None, facts: GatewayFacts, question: CheckRequest, path: str, render: Render
@@ -78,22 +79,22 @@ class Gateways:
             view: TenantView = await self._access.tenant(credential, None)
         except ProblemError as error:
             return self._misasked(error, path, nginx=render == self._for_nginx)
-        decision = self._engine.check(view, question)
-        return render(decision if isinstance(decision, Decision) else await decision, facts, path)
+        decided = self._engine.check(view, question)
+        return render(decided if isinstance(decided, Decided) else await decided, facts, path)
 
-    def _for_nginx(self, decision: Decision, facts: GatewayFacts, path: str) -> Answer:
-        answer = self._for_envoy(decision, facts, path)
-        status = (b"x-apishield-status", b"%d" % decision.status)
-        return Answer(_nginx_status(decision.status), [*answer.headers, status], answer.body)
+    def _for_nginx(self, decided: Decided, facts: GatewayFacts, path: str) -> Answer:
+        answer = self._for_envoy(decided, facts, path)
+        status = (b"x-apishield-status", b"%d" % decided.status)
+        return Answer(_nginx_status(decided.status), [*answer.headers, status], answer.body)
 
-    def _for_envoy(self, decision: Decision, facts: GatewayFacts, path: str) -> Answer:
-        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in decision.headers.items()]
-        if decision.allowed:
+    def _for_envoy(self, decided: Decided, facts: GatewayFacts, path: str) -> Answer:
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in decided.headers().items()]
+        if decided.allowed:
             return Answer(200, headers, b"")
         given = facts.request_id
-        request_id = f"req_{decision.decision_id[4:30]}" if given is None else given.decode("latin-1")
-        body = refusal_body(decision, path.partition("?")[0], request_id)
-        return Answer(decision.status, [_PROBLEM, *headers], body)
+        request_id = f"req_{decided.decision_id[4:30]}" if given is None else given.decode("latin-1")
+        body = refusal_body(decided.decision(), path.partition("?")[0], request_id)
+        return Answer(decided.status, [_PROBLEM, *headers], body)
 
     def _misasked(self, error: ProblemError, path: str, *, nginx: bool) -> Answer:
         """The gateway asked wrongly, so its clients can't mend it: they see 503, whoever runs the gateway sees the log."""
