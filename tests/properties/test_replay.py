@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apishield.core.decision import CheckRequest, Decision
+from apishield.core.decided import Decided
+from apishield.core.decision import CheckRequest
 from apishield.core.decision_ids import DecisionIds
 from apishield.core.events import PEEK, DecisionEvent, Event, EventRef, ResultEvent, SettlementEvent
 from apishield.core.model import SECOND_US, Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
@@ -151,7 +152,7 @@ class Stage:
                 cost=check.cost,
             )
             decided = engine.check(view, request)
-            assert isinstance(decided, Decision)
+            assert isinstance(decided, Decided)
         yield tenant, policy, tape.kept
         self.clock.advance(3600)
 
@@ -335,7 +336,7 @@ def test_what_is_settled_reported_or_released_frees_in_a_replay_what_it_freed_li
                 scene.clock.now_us += step.pause_us
                 cost = {"requests": 1, "tokens": step.estimate}
                 decided = engine.check(view, CheckRequest(method="GET", path="/x", cost=cost, reserve=unit == "tokens"))
-                assert isinstance(decided, Decision)
+                assert isinstance(decided, Decided)
                 if decided.allowed:
                     admitted.append(decided.decision_id)
                 if step.ends and admitted:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from apishield.core.decision import Decision, KeyView, in_json
-from apishield.core.rendering import Rendered, json_states
+from apishield.core.model import SECOND_US
+from apishield.core.rendering import Rendered, json_limits
 
 _CHALLENGE = 'Bearer realm="api"'
 
@@ -57,27 +58,27 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
         return headers
 
     def json(self) -> str:
-        """``decision`` as JSON, number for number."""
+        """``decision`` as JSON."""
         rendered, decision_id, status = self.rendered, self.decision_id, self.status
-        if status == 200:
-            begin, retry_after, more = (
-                '{"allowed":true,"code":"ok","status":200,"message":"","decision_id":"',
-                "null",
-                "",
+        limits, headers = json_limits(rendered.enforced, rendered.now_us, draft=self.draft, legacy=self.legacy)
+        if status == 200 and not rendered.shadow and not self.degraded:  # as most are
+            return (
+                f'{{"allowed":true,"code":"ok","status":200,"message":"","decision_id":"{decision_id}",{self.whose.members},'
+                f'"limits":[{limits}],"shadow":[],"retry_after":null,"headers":{{{headers}'
+                f'"X-APIShield-Decision":"{decision_id}"}},"degraded":false,"limits_omitted":{rendered.omitted}}}'
             )
-        else:
-            begin = (
-                f'{{"allowed":false,"code":"{rendered.code}","status":{status},'
-                f'"message":{in_json(rendered.message)},"decision_id":"'
-            )
-            retry_after = in_json(rendered.retry_after)
-            more = f',"WWW-Authenticate":{in_json(_CHALLENGE)}' if status == 401 else ""
+        shadow, _ = json_limits(rendered.shadow, 0, draft=False, legacy=False)
+        wait_us, more = rendered.retry_after_us, ""
+        if wait_us is not None:
+            headers += f'"Retry-After":"{-(-wait_us // SECOND_US)}",'
+        if status == 401:
+            more = f',"WWW-Authenticate":{in_json(_CHALLENGE)}'
         if self.degraded:
             more += ',"X-APIShield-Degraded":"true"'
-        shadow = json_states(rendered.shadow) if rendered.shadow else ""
         return (
-            f'{begin}{decision_id}",{self.whose.members},"limits":[{json_states(rendered.enforced)}],"shadow":[{shadow}],'
-            f'"retry_after":{retry_after},"headers":{{{rendered.json_headers(draft=self.draft, legacy=self.legacy)}'
+            f'{{"allowed":{"true" if status == 200 else "false"},"code":"{rendered.code}","status":{status},'
+            f'"message":{in_json(rendered.message)},"decision_id":"{decision_id}",{self.whose.members},'
+            f'"limits":[{limits}],"shadow":[{shadow}],"retry_after":{in_json(rendered.retry_after)},"headers":{{{headers}'
             f'"X-APIShield-Decision":"{decision_id}"{more}}},"degraded":{"true" if self.degraded else "false"},'
             f'"limits_omitted":{rendered.omitted}}}'
         )

@@ -8,7 +8,7 @@ restrictive limit. ``Retry-After`` (RFC 9110, section 10.2.3) goes with 429 only
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, TokenBucket
 from apishield.core.outcome import Outcome
@@ -56,13 +56,6 @@ def _quota_window_seconds(limit: Limit) -> float | None:
     return window_seconds(limit)
 
 
-class Wording(NamedTuple):
-    """What never changes of a limit's headers: its name as a structured-field string, and its item of the policy."""
-
-    name: str
-    policy_item: str
-
-
 class Shown(Protocol):
     """A limit, as far as headers tell of it; the parts that never change are rendered beforehand."""
 
@@ -77,13 +70,13 @@ class Shown(Protocol):
         ...
 
     @property
-    def wording(self) -> Wording:
-        """The limit as it stands in headers."""
+    def quoted_name(self) -> str:
+        """The name as a structured-field string."""
         ...
 
     @property
-    def json_wording(self) -> Wording:
-        """The limit as it stands in headers that stand in JSON."""
+    def policy_item(self) -> str:
+        """The limit as one member of ``RateLimit-Policy``."""
         ...
 
 
@@ -104,46 +97,22 @@ def rate_limit_headers(limits: Standings, now_us: int, *, draft: bool = True, le
     """The headers of ``limits``."""
     if not limits:
         return {}
-    policy, standing, ceiling, left, reset = _values(limits, now_us, in_json=False)
+    shown, outcome = limits[0]
+    left, reset_us = f"{outcome.remaining if outcome.remaining > 0 else 0}", outcome.reset_us
+    wait = -(-reset_us // SECOND_US)
+    policy, standing = shown.policy_item, f"{shown.quoted_name};r={left};t={wait if wait < MOST else MOST}"
+    if len(limits) > 1:
+        for other, its in limits[1:]:
+            rest, wait = its.remaining, -(-its.reset_us // SECOND_US)
+            policy = f"{policy}, {other.policy_item}"
+            standing = f"{standing}, {other.quoted_name};r={rest if rest > 0 else 0};t={wait if wait < MOST else MOST}"
     headers = {  # in one piece: a dictionary that grows costs more than what goes into it
         "RateLimit-Policy": policy,
         "RateLimit": standing,
-        "X-RateLimit-Limit": ceiling,
+        "X-RateLimit-Limit": shown.ceiling_text,
         "X-RateLimit-Remaining": left,
-        "X-RateLimit-Reset": reset,
+        "X-RateLimit-Reset": f"{-(-(now_us + reset_us) // SECOND_US)}",
     }
     if draft and legacy:
         return headers
     return {name: value for name, value in headers.items() if (legacy if name.startswith("X-") else draft)}
-
-
-def rate_limit_members(limits: Standings, now_us: int, *, draft: bool = True, legacy: bool = True) -> str:
-    """The same as members of a JSON object, each with a comma behind it."""
-    if not limits:
-        return ""
-    policy, standing, ceiling, left, reset = _values(limits, now_us, in_json=True)
-    members = ""
-    if draft:
-        members = f'"RateLimit-Policy":"{policy}","RateLimit":"{standing}",'
-    if legacy:
-        members += f'"X-RateLimit-Limit":"{ceiling}","X-RateLimit-Remaining":"{left}","X-RateLimit-Reset":"{reset}",'
-    return members
-
-
-def _values(limits: Standings, now_us: int, *, in_json: bool) -> tuple[str, str, str, str, str]:
-    """The values of the headers, in the order in which they are sent."""
-    shown, outcome = limits[0]
-    words = shown.json_wording if in_json else shown.wording
-    left, reset_us = f"{outcome.remaining if outcome.remaining > 0 else 0}", outcome.reset_us
-    wait = -(-reset_us // SECOND_US)
-    policy, standing = words.policy_item, f"{words.name};r={left};t={wait if wait < MOST else MOST}"
-    if len(limits) > 1:
-        for other, its in limits[1:]:
-            words, rest, wait = (
-                other.json_wording if in_json else other.wording,
-                its.remaining,
-                -(-its.reset_us // SECOND_US),
-            )
-            policy = f"{policy}, {words.policy_item}"
-            standing = f"{standing}, {words.name};r={rest if rest > 0 else 0};t={wait if wait < MOST else MOST}"
-    return policy, standing, shown.ceiling_text, left, f"{-(-(now_us + reset_us) // SECOND_US)}"

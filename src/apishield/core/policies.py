@@ -13,7 +13,7 @@ import msgspec
 from apishield.core.counter_keys import limit_keys, text_of
 from apishield.core.decision import LimitState, in_json, inside_json
 from apishield.core.endpoints import pattern_subject
-from apishield.core.headers import Wording, policy_item, quoted, window_seconds
+from apishield.core.headers import policy_item, quoted, window_seconds
 from apishield.core.key_manager.scopes import satisfies
 from apishield.core.model import Concurrency, Counter, Limit, Mode
 from apishield.core.path_index import PathIndex
@@ -21,9 +21,6 @@ from apishield.core.records import Match, Override, Policy
 
 ANYTHING = "*"
 """The value of a part of an override's subject that may be anything."""
-
-_NONE_REMAINS = '"remaining":0'
-_RESET_NOW = '"reset_seconds":0.0'
 
 
 class Facts(msgspec.Struct, gc=False):
@@ -46,13 +43,12 @@ class Facts(msgspec.Struct, gc=False):
 class Meter:
     """A limit, with the parts of its headers rendered and its place known: which policy, enforced or shadow, what cost.
 
-    What never changes of a limit is taken out of it here, once, and not for every check that is rendered. ``json_state`` is
-    what of its ``LimitState`` stands before, between and behind the numbers that change: what remains, and the reset.
+    What never changes of a limit is taken out of it here, once, and not for every check that is rendered.
     """
 
     __slots__ = (
-        "ceiling", "ceiling_text", "cost", "json_state", "json_wording", "limit", "name", "policy_id", "shadow", "strategy",
-        "takes_slots", "unit", "window_seconds", "wording",
+        "ceiling", "ceiling_text", "cost", "json", "limit", "name", "policy_id", "policy_item", "quoted_name", "shadow",
+        "strategy", "takes_slots", "unit", "window_seconds",
     )  # fmt: skip
 
     def __init__(self, limit: Limit, *, policy_id: str | None = None, cost: int = 1) -> None:
@@ -67,25 +63,42 @@ class Meter:
         self.takes_slots = isinstance(limit.algorithm, Concurrency)
         self.strategy = str(limit.algorithm.__struct_config__.tag)
         self.window_seconds = window_seconds(limit)
-        self.wording = Wording(quoted(limit.name), policy_item(limit))
-        self.json_wording = Wording(inside_json(self.wording.name), inside_json(self.wording.policy_item))
-        self.json_state = self._json_state()
+        self.quoted_name = quoted(limit.name)
+        self.policy_item = policy_item(limit)
+        self.json = JsonParts.of(self)
 
-    def _json_state(self) -> tuple[str, str, str]:
+
+class JsonParts(msgspec.Struct, frozen=True, gc=False):
+    """What never changes of a limit in the JSON of a decision.
+
+    Of its ``LimitState``: what stands before the number that remains, between that and the seconds until the reset, and behind
+    them where the limit is kept, and where it is violated. Of its headers: its item of the policy, and what stands before the
+    number that remains.
+    """
+
+    before: str
+    between: str
+    kept: str
+    violated: str
+    policy_item: str
+    standing: str
+
+    @classmethod
+    def of(cls, meter: Meter) -> JsonParts:
+        """Those of ``meter``, cut out of what an encoder writes."""
         state = LimitState(
-            self.name,
-            self.policy_id,
-            self.strategy,
-            self.unit,
-            self.ceiling,
-            0,
-            self.window_seconds,
-            0.0,
-            violated=False,
+            meter.name, meter.policy_id, meter.strategy, meter.unit, meter.ceiling, 0, meter.window_seconds, 0.0, True
         )
-        before, remaining, rest = in_json(state).partition(_NONE_REMAINS)  # of no text, where quotes are escaped
-        between, reset, behind = rest.partition(_RESET_NOW)
-        return before + remaining[:-1], between + reset[:-3], behind.partition("false")[0]
+        before, remaining, rest = in_json(state).partition('"remaining":0')  # not in a text, where quotes are escaped
+        between, reset, behind = rest.partition('"reset_seconds":0.0')
+        return cls(
+            before + remaining[:-1],
+            between + reset[:-3],
+            behind.replace("true", "false"),
+            behind,
+            inside_json(meter.policy_item),
+            inside_json(f"{meter.quoted_name};r="),
+        )
 
 
 class CompiledPolicy:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from apishield.core.decision import LimitState
-from apishield.core.headers import rate_limit_headers, rate_limit_members, restriction
+from apishield.core.headers import MOST, rate_limit_headers, restriction
 from apishield.core.model import SECOND_US, Concurrency, Limit, Quota, Verdict
 from apishield.core.outcome import Outcome
 from apishield.core.policies import Meter
@@ -25,6 +25,8 @@ MAX_IN_HEADERS: Final = 10
 
 Standing = tuple[Meter, Outcome]
 """A limit, and what its counter says."""
+
+_FRACTIONS: Final = [f".{milliseconds:03}".rstrip("0") if milliseconds else ".0" for milliseconds in range(1000)]
 
 
 class Rendered(msgspec.Struct, frozen=True, gc=False):
@@ -61,13 +63,6 @@ class Rendered(msgspec.Struct, frozen=True, gc=False):
         if self.retry_after_us is not None:
             headers["Retry-After"] = f"{-(-self.retry_after_us // SECOND_US)}"
         return headers
-
-    def json_headers(self, *, draft: bool = True, legacy: bool = True) -> str:
-        """The same as members of a JSON object, each with a comma behind it."""
-        members = rate_limit_members(self._in_headers(), self.now_us, draft=draft, legacy=legacy)
-        if self.retry_after_us is not None:
-            members += f'"Retry-After":"{-(-self.retry_after_us // SECOND_US)}",'
-        return members
 
     def _in_headers(self) -> Sequence[Standing]:
         return self.enforced if len(self.enforced) <= MAX_IN_HEADERS else self.enforced[:MAX_IN_HEADERS]
@@ -126,18 +121,38 @@ def limit_state(meter: Meter, outcome: Outcome) -> LimitState:
     )
 
 
-def json_states(standings: Sequence[Standing]) -> str:
-    """``limit_state`` of each as members of a JSON array: what never changes of a limit is JSON already."""
-    if len(standings) == 1:
-        return _json_state(*standings[0])
-    return ",".join([_json_state(meter, outcome) for meter, outcome in standings])
+def json_limits(standings: Sequence[Standing], now_us: int, *, draft: bool, legacy: bool) -> tuple[str, str]:
+    """``limit_state`` of each as members of an array, and ``rate_limit_headers`` of them as members of an object.
 
-
-def _json_state(meter: Meter, outcome: Outcome) -> str:
-    before, between, behind = meter.json_state
-    remaining = outcome.remaining if outcome.remaining > 0 else 0
-    violated = "false}" if outcome.admitted else "true}"
-    return f"{before}{remaining}{between}{-(-outcome.reset_us // 1000) / 1000}{behind}{violated}"
+    Behind each of the latter is a comma. Both in one pass over numbers that are written out once: to render is the most of what
+    a check takes.
+    """
+    states = policy = standing = legacy_members = ""
+    listed = 0
+    for meter, outcome in standings:
+        parts, reset_us = meter.json, outcome.reset_us
+        left = f"{outcome.remaining if outcome.remaining > 0 else 0}"
+        milliseconds, wait = -(-reset_us // 1000), -(-reset_us // SECOND_US)
+        state = (
+            f"{parts.before}{left}{parts.between}{milliseconds // 1000}{_FRACTIONS[milliseconds % 1000]}"
+            f"{parts.kept if outcome.admitted else parts.violated}"
+        )
+        item = f"{parts.standing}{left};t={wait if wait < MOST else MOST}"
+        listed += 1
+        if listed == 1:
+            states, policy, standing = state, parts.policy_item, item
+            if legacy:
+                legacy_members = (
+                    f'"X-RateLimit-Limit":"{meter.ceiling_text}","X-RateLimit-Remaining":"{left}",'
+                    f'"X-RateLimit-Reset":"{-(-(now_us + reset_us) // SECOND_US)}",'
+                )
+            continue
+        states = f"{states},{state}"
+        if listed <= MAX_IN_HEADERS:
+            policy, standing = f"{policy}, {parts.policy_item}", f"{standing}, {item}"
+    if draft and listed:
+        return states, f'"RateLimit-Policy":"{policy}","RateLimit":"{standing}",{legacy_members}'
+    return states, legacy_members
 
 
 def limit_code(limit: Limit) -> str:

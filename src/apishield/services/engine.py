@@ -11,7 +11,7 @@ caller that need not await does not pay for it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -83,20 +83,43 @@ class Engine:
             return self._check_after_catch_up(view, request)
         return self._decide(asked, now_us)
 
-    def turn(self, view: TenantView, *, knows_all: bool = False) -> Turn:
-        """Begins a turn in which many checks of the tenant are decided by ``check_in``. It ends with the event loop's.
+    def turn(self, view: TenantView, *, most_limits: int, knows_all: bool = False) -> Turn:
+        """Begins a turn in which many checks of the tenant are decided by ``check_all``. It ends with the event loop's.
 
-        ``knows_all`` is whether a key that is unknown here is so everywhere.
+        ``most_limits`` is how many limits may be asked until it is full, ``knows_all`` whether a key that is unknown here is so
+        everywhere.
         """
-        return Turn(self._screening, view, self._clock(), knows_all=knows_all)
+        return Turn(self._screening, view, self._clock(), most_limits=most_limits, knows_all=knows_all)
 
-    def check_in(self, turn: Turn, request: CheckRequest) -> Decided | Awaitable[Decided] | None:
-        """``check``, which costs less than the first where several of the turn have something in common.
+    def check_all(self, turn: Turn, requests: Iterable[CheckRequest]) -> list[Decided | Awaitable[Decided] | None]:
+        """``check`` of ``requests``, in order, until the turn is full; what several have in common is found out once.
 
-        ``None`` where only the database could tell whose key it is: ask again in a turn that begins once ``caught_up``.
+        Each step is taken for all of them before the next one for any: what it needs is then in the processor's caches, and the
+        whole takes two thirds of the time. ``None`` where only the database could tell whose key it is: ask again in a turn
+        that begins once ``caught_up``.
         """
-        asked = turn.screen(request)
-        return None if asked is None else self._decide(asked, turn.now_us)
+        screened: list[Asked | None] = []
+        for request in requests:
+            screened.append(turn.screen(request))
+            if turn.is_full:
+                break
+        found: list[Decided | Awaitable[Decided] | None] = [None] * len(screened)
+        answered: list[tuple[int, Asked, Verdict]] = []
+        for place, asked in enumerate(screened):
+            if asked is not None:
+                verdict = self._ask_store(asked, turn.now_us)
+                if isinstance(verdict, Verdict):
+                    answered.append((place, asked, verdict))
+                else:
+                    found[place] = verdict
+        rendered = [self._rendered(asked, verdict, verdict.now_us) for _, asked, verdict in answered]
+        for _, asked, verdict in answered:
+            self._name(asked, verdict.now_us)
+        decided = [self._decided(asked, words) for (_, asked, _), words in zip(answered, rendered, strict=True)]
+        for (place, asked, verdict), decision in zip(answered, decided, strict=True):
+            self._recorder.record(asked, decision, verdict.now_us)
+            found[place] = decision
+        return found
 
     async def caught_up(self, view: TenantView) -> TenantView:
         """The tenant with what was changed on any node until now; as it is known where the database can't be reached."""
@@ -123,6 +146,11 @@ class Engine:
         return decided if isinstance(decided, Decided) else await decided
 
     def _decide(self, asked: Asked, now_us: int) -> Decided | Awaitable[Decided]:
+        verdict = self._ask_store(asked, now_us)
+        return self._answer(asked, verdict, verdict.now_us) if isinstance(verdict, Verdict) else verdict
+
+    def _ask_store(self, asked: Asked, now_us: int) -> Verdict | Decided | Awaitable[Decided]:
+        """The store's verdict where it is there at once; else the decision, where it needs none, or what it will be."""
         if asked.denial is not None:
             return self._refuse(asked, asked.denial, now_us)
         request = asked.request
@@ -135,9 +163,7 @@ class Engine:
             verdict = self._store.decide(asked.counters, charging.costs(asked), asked.check_id, hold)
         except StoreUnavailable:
             return self._refuse(asked, denials.STORE_GONE, now_us)
-        if isinstance(verdict, Verdict):
-            return self._answer(asked, verdict, verdict.now_us)
-        return self._answer_later(asked, verdict, now_us)
+        return verdict if isinstance(verdict, Verdict) else self._answer_later(asked, verdict, now_us)
 
     def _hold(self, asked: Asked, now_us: int) -> Hold:
         """Has a record kept of the check under the id of its decision, which names its slots, too."""
@@ -152,8 +178,7 @@ class Engine:
         if asked.takes_slots or asked.request.reserve:
             hold = self._hold(asked, now_us)
         else:
-            asked.check_id = self._ids.make(asked.view.tenant.id, now_us)
-            asked.sequence = self._ids.sequence
+            self._name(asked, now_us)
         once = charging.once(asked, check_id)
         try:
             verdict = self._store.decide_once(once, asked.counters, charging.costs(asked), asked.check_id, hold)
@@ -195,37 +220,46 @@ class Engine:
         else:
             meters = [Meter(counter.limit, policy_id=counter.policy_id) for counter in verdict.counters]
             rendered = render(meters, verdict)
-        return self._conclude(asked, rendered, verdict.now_us, verdict.degraded, noted=False)
+        asked.degraded = verdict.degraded
+        return self._conclude(asked, rendered, verdict.now_us, noted=False)
 
     def _refuse(self, asked: Asked, denial: Denial, now_us: int) -> Decided:
-        return self._conclude(asked, Rendered(denial.code, denial.message, now_us), now_us, asked.degraded)
+        return self._conclude(asked, Rendered(denial.code, denial.message, now_us), now_us)
 
     def _answer(self, asked: Asked, verdict: Verdict, now_us: int) -> Decided:
-        if verdict.denied:
-            asked.degraded = True
-            return self._refuse(asked, denials.STORE_GONE, now_us)
-        rendered = render(asked.meters, verdict)
-        if rendered.shadow and verdict.admitted and not asked.peek:
-            self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)
-        return self._conclude(asked, rendered, now_us, asked.degraded or verdict.degraded)
+        return self._conclude(asked, self._rendered(asked, verdict, now_us), now_us)
 
-    def _conclude(
-        self, asked: Asked, rendered: Rendered, now_us: int, degraded: bool, *, noted: bool = True
-    ) -> Decided:
-        """The decision, with its id; ``noted`` unless it was before."""
-        code, decision_id = rendered.code, asked.check_id
-        if not decision_id:
-            decision_id = self._ids.make(asked.view.tenant.id, now_us)
-            asked.sequence = self._ids.sequence
-        decided = Decided(
-            200 if code == "ok" else PROBLEMS[code].status,
-            decision_id,
-            asked.view.whose if asked.entry is None else asked.entry.whose,
-            rendered,
-            degraded,
-            self._draft_headers,
-            self._legacy_headers,
-        )
+    def _conclude(self, asked: Asked, rendered: Rendered, now_us: int, *, noted: bool = True) -> Decided:
+        """The decision; ``noted`` unless it was before."""
+        self._name(asked, now_us)
+        decided = self._decided(asked, rendered)
         if noted:
             self._recorder.record(asked, decided, now_us)
         return decided
+
+    def _rendered(self, asked: Asked, verdict: Verdict, now_us: int) -> Rendered:
+        asked.degraded = asked.degraded or verdict.degraded or verdict.denied
+        if verdict.denied:
+            return Rendered(denials.STORE_GONE.code, denials.STORE_GONE.message, now_us)
+        rendered = render(asked.meters, verdict)
+        if rendered.shadow and verdict.admitted and not asked.peek:
+            self._recorder.record_shadow(asked.view.tenant.id, asked.counters, verdict.outcomes, now_us)
+        return rendered
+
+    def _name(self, asked: Asked, now_us: int) -> None:
+        """Gives the decision its id, unless it had to have one before."""
+        if not asked.check_id:
+            asked.check_id = self._ids.make(asked.view.tenant.id, now_us)
+            asked.sequence = self._ids.sequence
+
+    def _decided(self, asked: Asked, rendered: Rendered) -> Decided:
+        code = rendered.code
+        return Decided(
+            200 if code == "ok" else PROBLEMS[code].status,
+            asked.check_id,
+            asked.view.whose if asked.entry is None else asked.entry.whose,
+            rendered,
+            asked.degraded,
+            self._draft_headers,
+            self._legacy_headers,
+        )

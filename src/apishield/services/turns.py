@@ -15,20 +15,28 @@ from apishield.services.snapshot import TenantView
 class Turn:
     """Screens checks of one tenant as ``Screening`` does. For one turn only, and bounded by what is asked in it.
 
-    ``limits`` is how many limits have their say in all checks so far, ``knows_all`` whether a key that is unknown here is so
-    everywhere.
+    ``limits`` is how many limits have their say in all checks so far: with ``most_limits`` it is full. ``knows_all`` is whether
+    a key that is unknown here is so everywhere.
     """
 
-    __slots__ = ("_identified", "_screened", "_screening", "knows_all", "limits", "now_us", "view")
+    __slots__ = ("_identified", "_screened", "_screening", "knows_all", "limits", "most_limits", "now_us", "view")
 
-    def __init__(self, screening: Screening, view: TenantView, now_us: int, *, knows_all: bool) -> None:
+    def __init__(
+        self, screening: Screening, view: TenantView, now_us: int, *, most_limits: int, knows_all: bool
+    ) -> None:
         self.view = view
         self.limits = 0
+        self.most_limits = most_limits
         self.now_us = now_us
         self.knows_all = knows_all
         self._screening = screening
         self._identified: dict[str, Identified | None] = {}
         self._screened: dict[tuple[str | bool | None, ...], Asked] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more checks should be asked in it."""
+        return self.limits >= self.most_limits
 
     def screen(self, request: CheckRequest) -> Asked | None:
         """The check with why it is refused, or with its limits; ``None`` where only the database could tell whose key it is."""

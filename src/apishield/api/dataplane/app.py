@@ -207,7 +207,7 @@ class DataPlane:
         checks = _checks_of(body)
         _bound("checks", len(checks), MAX_CHECKS)
         first_id, results = await decide_in_turns(self._engine, view, checks, _check_decoder)
-        body = f'{{"results":[{",".join(results)}]}}'.encode()
+        body = b'{"results":[%b]}' % ",".join(results).encode()
         return Answer(200, [_JSON, self._request_id(asked, first_id)], body)
 
     def _report(self, headers: Headers, body: bytes) -> Awaitable[Answer]:

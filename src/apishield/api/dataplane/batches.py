@@ -22,6 +22,7 @@ from apishield.services.turns import Turn
 MAX_LIMITS_A_BATCH: Final = 20_000
 """How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer."""
 
+_CHECKS_AT_ONCE = 50  # are taken through the steps together; more would be no cheaper, and hold others up for longer
 _TURN_SECONDS = 0.005
 _TURN_LIMITS = 500  # what is asked of a store is sent when the turn is over, and its answers come together
 _ANSWERS_SECONDS = 0.02
@@ -38,9 +39,9 @@ async def decide_in_turns(
     itself, and spoils only itself where it can't be.
     """
     batch = _Batch(engine, checks, decoder)
-    if late := await batch.decide(engine.turn(view), range(len(checks))):
+    if late := await batch.decide(view, range(len(checks)), knows_all=False):
         # Their keys may have been made on another node a moment ago: one look for all of them.
-        await batch.decide(engine.turn(await engine.caught_up(view), knows_all=True), late)
+        await batch.decide(await engine.caught_up(view), late, knows_all=True)
     return await batch.results()
 
 
@@ -50,60 +51,91 @@ class _Batch:
     def __init__(self, engine: Engine, checks: Sequence[msgspec.Raw | CheckRequest], decoder: CheckDecoder) -> None:
         self._found: list[str | Later[Decided]] = [""] * len(checks)
         self._first_id: str | None = None
+        self._last: Later[Decided] | None = None
         self._engine = engine
-        self._checks = checks
+        self._checks: list[msgspec.Raw | CheckRequest | None] = list(checks)
         self._decoder = decoder
         self._limits = 0  # of the turns before
 
-    async def decide(self, turn: Turn, places: Sequence[int]) -> list[int]:
+    async def decide(self, view: TenantView, places: Sequence[int], *, knows_all: bool) -> list[int]:
         """Decides the checks at ``places``. Returns those whose key only the database could tell."""
-        engine, found, late = self._engine, self._found, []
-        last: Later[Decided] | None = None
-        began = perf_counter()
-        for place in places:
-            if self._limits + turn.limits >= MAX_LIMITS_A_BATCH:
-                result: Decided | Awaitable[Decided] | None = engine.refuse(turn.view, "bad_request", _TOO_MANY)
-            else:
-                result = self._ask(turn, self._checks[place])
-            if isinstance(result, Decided):
-                found[place] = result.json()
-                if place == 0:
-                    self._first_id = result.decision_id
-            elif result is None:
-                late.append(place)
-            else:
-                found[place] = last = Later.of(result)
-            if perf_counter() - began > _TURN_SECONDS or turn.limits >= _TURN_LIMITS:
-                await _let_others(last)
-                self._limits += turn.limits
-                turn, began = engine.turn(turn.view, knows_all=turn.knows_all), perf_counter()
-        self._limits += turn.limits
+        late: list[int] = []
+        done = 0
+        while done < len(places):
+            began, most_limits = perf_counter(), min(_TURN_LIMITS, MAX_LIMITS_A_BATCH - self._limits)
+            turn = self._engine.turn(view, most_limits=most_limits, knows_all=knows_all)
+            while done < len(places):
+                some = places[done : done + _CHECKS_AT_ONCE]
+                if most_limits > 0:
+                    done += self._decide_some(turn, some, late)
+                else:
+                    done += self._refuse_some(view, some)
+                if turn.is_full or perf_counter() - began > _TURN_SECONDS:
+                    break
+            self._limits += turn.limits
+            if done < len(places):
+                await _let_others(self._last)
         return late
 
+    def _decide_some(self, turn: Turn, places: Sequence[int], late: list[int]) -> int:
+        """Decides the checks at ``places`` until the turn is full. Returns how many are done."""
+        readable: list[int] = []
+        requests: list[CheckRequest] = []
+        for place in places:
+            request = self._read(turn.view, place)
+            if request is not None:
+                readable.append(place)
+                requests.append(request)
+        results = self._engine.check_all(turn, requests)
+        for place, result in zip(readable, results, strict=False):
+            if result is None:
+                late.append(place)
+            else:
+                self._take(place, result)
+        return len(places) if len(results) == len(readable) else places.index(readable[len(results)])
+
+    def _read(self, view: TenantView, place: int) -> CheckRequest | None:
+        """The check at ``place``; ``None`` where it can't be read, and is refused for that."""
+        check = self._checks[place]
+        if check is None or isinstance(check, CheckRequest):
+            return check
+        try:
+            request = self._checks[place] = decode(self._decoder, bytes(check))
+        except ProblemError as error:
+            self._checks[place] = None
+            self._take(place, self._engine.refuse(view, "bad_request", error.detail))
+            return None
+        return request
+
+    def _refuse_some(self, view: TenantView, places: Sequence[int]) -> int:
+        for place in places:
+            self._take(place, self._engine.refuse(view, "bad_request", _TOO_MANY))
+        return len(places)
+
+    def _take(self, place: int, result: Decided | Awaitable[Decided]) -> None:
+        if isinstance(result, Decided):
+            self._found[place] = result.json()
+            if place == 0:
+                self._first_id = result.decision_id
+        else:
+            self._found[place] = self._last = Later.of(result)
+
     async def results(self) -> tuple[str | None, list[str]]:
-        """All that was decided, once the last of it has come, and the id of the first."""
+        """The JSON of all decisions, once the last has come, and the id of the first."""
         results: list[str] = []
         began = perf_counter()
-        for each in self._found:
-            if isinstance(each, str):
-                results.append(each)
+        for place, found in enumerate(self._found):
+            if isinstance(found, str):
+                results.append(found)
                 continue
-            decided = each.result() if each.is_done else await each
+            decided = found.result() if found.is_done else await found
             results.append(decided.json())
-            if len(results) == 1:
+            if place == 0:
                 self._first_id = decided.decision_id
             if perf_counter() - began > _TURN_SECONDS:
                 await asyncio.sleep(0)
                 began = perf_counter()
         return self._first_id, results
-
-    def _ask(self, turn: Turn, check: msgspec.Raw | CheckRequest) -> Decided | Awaitable[Decided] | None:
-        if not isinstance(check, CheckRequest):
-            try:
-                check = decode(self._decoder, bytes(check))
-            except ProblemError as error:
-                return self._engine.refuse(turn.view, "bad_request", error.detail)
-        return self._engine.check_in(turn, check)
 
 
 async def _let_others(last: Later[Decided] | None) -> None:
