@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from apishield.api.dataplane import app
 from apishield.api.dataplane.bodies import decode
 from apishield.api.dataplane.headers import read as read_headers
 from apishield.clock import system_clock
@@ -110,7 +109,7 @@ async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:
         write_down()
 
     def answer() -> object:
-        return app._answer(headers_read, decided)
+        return data_plane.told(decided, headers_read, 0.0)
 
     return {
         "parse: headers, who asks, JSON": parse,

@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.answers import Answer, Question
 from apishield.api.dataplane.app import DataPlane
 from apishield.api.dataplane.headers import Headers
 from apishield.bootstrap import Runtime, build, prepare
@@ -44,7 +44,10 @@ class BenchNode:
 
     def ask(self, body: bytes) -> Answer | Awaitable[Answer]:
         """Decides one check, from its bytes to the bytes of its answer."""
-        return self._check(self.headers, body)
+        answered = self._check(self.headers, body)
+        if isinstance(answered, Question):
+            (answered,) = self.data_plane.answer_all([answered])
+        return answered
 
     def turns(self) -> Callable[[], None]:
         """To be called after each check: each 64th ends a turn, whose events are then written to the spool with one write."""

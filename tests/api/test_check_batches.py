@@ -74,7 +74,7 @@ async def test_others_have_their_turn_while_a_batch_is_decided(
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "_TURN_SECONDS", 0)
-    monkeypatch.setattr(batches, "_CHECKS_AT_ONCE", 1)
+    monkeypatch.setattr(batches, "CHECKS_AT_ONCE", 1)
     turns = 0
 
     async def somebody_else() -> None:
@@ -96,7 +96,7 @@ async def test_a_key_that_is_revoked_while_a_batch_is_decided_is_refused_from_th
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "_TURN_SECONDS", 0)
-    monkeypatch.setattr(batches, "_CHECKS_AT_ONCE", 1)
+    monkeypatch.setattr(batches, "CHECKS_AT_ONCE", 1)
     async with running_node(tmp_path, clock) as node:
         tenant = await node.tenant()
         key_id, secret = await make_key(tenant)

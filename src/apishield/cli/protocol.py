@@ -20,7 +20,7 @@ from typing import ClassVar
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.answers import Answer, Question
 from apishield.api.dataplane.app import DirectRoutes
 from apishield.api.dataplane.headers import RequestHeaders
 from apishield.api.dataplane.heads import END_OF_HEAD, Direct, KnownHeads
@@ -226,7 +226,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _answer(self, cycle: DirectCycle, body: bytes) -> None:
         answer = cycle.route(cycle.headers, body)
-        if isinstance(answer, Answer):
+        if isinstance(answer, Question):
+            self._outbox.ask(cycle, answer)
+        elif isinstance(answer, Answer):
             self._outbox.put(cycle, answer)
         elif isinstance(answer, Later):
             answer.then(cycle.take)

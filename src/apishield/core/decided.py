@@ -10,7 +10,7 @@ import msgspec
 
 from apishield.core.decision import Decision, KeyView, in_json
 from apishield.core.model import SECOND_US
-from apishield.core.rendering import Rendered, json_limits
+from apishield.core.rendering import FRACTIONS, Rendered, json_limits
 
 _CHALLENGE = 'Bearer realm="api"'
 
@@ -67,10 +67,13 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
                 f'"limits":[{limits}],"shadow":[],"retry_after":null,"headers":{{{headers}'
                 f'"X-APIShield-Decision":"{decision_id}"}},"degraded":false,"limits_omitted":{rendered.omitted}}}'
             )
-        shadow, _ = json_limits(rendered.shadow, 0, draft=False, legacy=False)
-        wait_us, more = rendered.retry_after_us, ""
+        shadow, retry_after, more, wait_us = "", "null", "", rendered.retry_after_us
+        if rendered.shadow:
+            shadow, _ = json_limits(rendered.shadow, 0, draft=False, legacy=False)
         if wait_us is not None:
-            headers += f'"Retry-After":"{-(-wait_us // SECOND_US)}",'
+            milliseconds = -(-wait_us // 1000)
+            retry_after = f"{milliseconds // 1000}{FRACTIONS[milliseconds % 1000]}"
+            headers = f'{headers}"Retry-After":"{-(-wait_us // SECOND_US)}",'
         if status == 401:
             more = f',"WWW-Authenticate":{in_json(_CHALLENGE)}'
         if self.degraded:
@@ -78,7 +81,7 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
         return (
             f'{{"allowed":{"true" if status == 200 else "false"},"code":"{rendered.code}","status":{status},'
             f'"message":{in_json(rendered.message)},"decision_id":"{decision_id}",{self.whose.members},'
-            f'"limits":[{limits}],"shadow":[{shadow}],"retry_after":{in_json(rendered.retry_after)},"headers":{{{headers}'
+            f'"limits":[{limits}],"shadow":[{shadow}],"retry_after":{retry_after},"headers":{{{headers}'
             f'"X-APIShield-Decision":"{decision_id}"{more}}},"degraded":{"true" if self.degraded else "false"},'
             f'"limits_omitted":{rendered.omitted}}}'
         )

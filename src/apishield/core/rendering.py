@@ -26,7 +26,8 @@ MAX_IN_HEADERS: Final = 10
 Standing = tuple[Meter, Outcome]
 """A limit, and what its counter says."""
 
-_FRACTIONS: Final = [f".{milliseconds:03}".rstrip("0") if milliseconds else ".0" for milliseconds in range(1000)]
+FRACTIONS: Final = [f".{milliseconds:03}".rstrip("0") if milliseconds else ".0" for milliseconds in range(1000)]
+"""What stands behind the seconds, by milliseconds, as JSON writes floats."""
 
 
 class Rendered(msgspec.Struct, frozen=True, gc=False):
@@ -134,7 +135,7 @@ def json_limits(standings: Sequence[Standing], now_us: int, *, draft: bool, lega
         left = f"{outcome.remaining if outcome.remaining > 0 else 0}"
         milliseconds, wait = -(-reset_us // 1000), -(-reset_us // SECOND_US)
         state = (
-            f"{parts.before}{left}{parts.between}{milliseconds // 1000}{_FRACTIONS[milliseconds % 1000]}"
+            f"{parts.before}{left}{parts.between}{milliseconds // 1000}{FRACTIONS[milliseconds % 1000]}"
             f"{parts.kept if outcome.admitted else parts.violated}"
         )
         item = f"{parts.standing}{left};t={wait if wait < MOST else MOST}"

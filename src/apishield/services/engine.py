@@ -31,6 +31,9 @@ from apishield.services.screening import UNKNOWN, Screening
 from apishield.services.snapshot import Snapshot, TenantView
 from apishield.services.turns import Turn
 
+CHECKS_AT_ONCE: Final = 50
+"""So many are best decided together: with more a check takes no less, and others are held up for longer."""
+
 _NO_QUESTION: Final = CheckRequest()
 _NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
 
@@ -83,6 +86,10 @@ class Engine:
             return self._check_after_catch_up(view, request)
         return self._decide(asked, now_us)
 
+    def screen(self, view: TenantView, request: CheckRequest) -> Asked | None:
+        """A check of the tenant that asks, for ``decide_all``; ``None`` where only the database could tell whose key it is."""
+        return self._screening.screen(view, request, self._clock())
+
     def turn(self, view: TenantView, *, most_limits: int, knows_all: bool = False) -> Turn:
         """Begins a turn in which many checks of the tenant are decided by ``check_all``. It ends with the event loop's.
 
@@ -94,32 +101,39 @@ class Engine:
     def check_all(self, turn: Turn, requests: Iterable[CheckRequest]) -> list[Decided | Awaitable[Decided] | None]:
         """``check`` of ``requests``, in order, until the turn is full; what several have in common is found out once.
 
-        Each step is taken for all of them before the next one for any: what it needs is then in the processor's caches, and the
-        whole takes two thirds of the time. ``None`` where only the database could tell whose key it is: ask again in a turn
-        that begins once ``caught_up``.
+        ``None`` where only the database could tell whose key it is: ask again in a turn that begins once ``caught_up``.
         """
         screened: list[Asked | None] = []
         for request in requests:
             screened.append(turn.screen(request))
             if turn.is_full:
                 break
-        found: list[Decided | Awaitable[Decided] | None] = [None] * len(screened)
-        answered: list[tuple[int, Asked, Verdict]] = []
-        for place, asked in enumerate(screened):
-            if asked is not None:
-                verdict = self._ask_store(asked, turn.now_us)
-                if isinstance(verdict, Verdict):
-                    answered.append((place, asked, verdict))
-                else:
-                    found[place] = verdict
-        rendered = [self._rendered(asked, verdict, verdict.now_us) for _, asked, verdict in answered]
-        for _, asked, verdict in answered:
+        decided = iter(self.decide_all([asked for asked in screened if asked is not None]))
+        return [None if asked is None else next(decided) for asked in screened]
+
+    def decide(self, screened: Asked) -> Decided | Awaitable[Decided]:
+        """The decision about a check that was screened."""
+        return self._decide(screened, self._clock())
+
+    def decide_all(self, screened: Sequence[Asked]) -> list[Decided | Awaitable[Decided]]:
+        """The decisions about checks that were screened, in order.
+
+        Each step is taken for all of them before the next one for any: what it needs is then in the processor's caches, and the
+        whole takes two thirds of the time.
+        """
+        now_us = self._clock()
+        found = [self._ask_store(asked, now_us) for asked in screened]
+        answered = [
+            (asked, verdict) for asked, verdict in zip(screened, found, strict=True) if isinstance(verdict, Verdict)
+        ]
+        rendered = [self._rendered(asked, verdict, verdict.now_us) for asked, verdict in answered]
+        for asked, verdict in answered:
             self._name(asked, verdict.now_us)
-        decided = [self._decided(asked, words) for (_, asked, _), words in zip(answered, rendered, strict=True)]
-        for (place, asked, verdict), decision in zip(answered, decided, strict=True):
+        decided = [self._decided(asked, words) for (asked, _), words in zip(answered, rendered, strict=True)]
+        for (asked, verdict), decision in zip(answered, decided, strict=True):
             self._recorder.record(asked, decision, verdict.now_us)
-            found[place] = decision
-        return found
+        in_order = iter(decided)
+        return [next(in_order) if isinstance(verdict, Verdict) else verdict for verdict in found]
 
     async def caught_up(self, view: TenantView) -> TenantView:
         """The tenant with what was changed on any node until now; as it is known where the database can't be reached."""

@@ -1,10 +1,13 @@
-"""What the data plane says to one request, before any server has put it on a wire."""
+"""What the data plane says to one request, before any server has put it on a wire; and a question until it says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
+
+from apishield.core.decided import Decided
+from apishield.services.asked import Asked
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -22,3 +25,22 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     def unwritten(self) -> Answer:
         """What is said where the turn could not be written down."""
         return self if self.otherwise is None else self.otherwise()
+
+
+class Question:
+    """A check that is screened, and is decided at the end of the event loop's turn, with all others of it."""
+
+    __slots__ = ("screened",)
+    screened: Asked
+
+    def answer(self, decided: Decided) -> Answer:
+        """What is said about the decision, in the form in which it was asked for."""
+        raise NotImplementedError
+
+    def failure(self, error: Exception) -> Answer:
+        """What is said where the check could not be decided. Never raises."""
+        raise NotImplementedError
+
+
+Answered = Answer | Question | Awaitable[Answer]
+"""An answer, at once, at the end of this turn, or when it comes."""

@@ -1,8 +1,8 @@
 """``/v1/check``, ``/v1/check/batch`` and ``/v1/report``: headers and a body in, an answer out.
 
-``answer`` decides a request without knowing the server. ``DataPlane`` is an ASGI application around it, and a server that
-can do without ASGI's messages (``cli.protocol``) calls ``direct`` itself: a check is then one function call from parser to
-socket, without a task, a scope or an event.
+The routes answer a request without knowing the server. ``DataPlane`` is an ASGI application around them, and a server that
+can do without ASGI's messages (``cli.protocol``) calls ``direct`` itself: a check is then two function calls from parser to
+socket, without a task, a scope or an event, of which the second decides all checks of a turn of the event loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apishield.api.dataplane.access import Access
-from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.answers import Answer, Answered, Question
 from apishield.api.dataplane.batches import decide_in_turns
 from apishield.api.dataplane.bodies import ClientDisconnectedError, decode, decode_items, read_body, too_large
 from apishield.api.dataplane.headers import Asked, Headers, read
@@ -32,6 +32,8 @@ from apishield.core.decided import Decided
 from apishield.core.decision import CheckRequest
 from apishield.errors import ProblemError, StoreUnavailable
 from apishield.later import Later
+from apishield.services.asked import Asked as Screened
+from apishield.services.engine import CHECKS_AT_ONCE
 from apishield.services.reports import MAX_REPORTS, Report
 from apishield.services.settlement import no_room
 from apishield.services.snapshot import TenantView
@@ -40,6 +42,7 @@ log = structlog.get_logger("apishield.dataplane")
 
 MAX_CHECKS = 1000
 _MOST_BRACES = 1 + 3 * MAX_CHECKS  # its own, and of each check its own, its costs' and its attributes'
+_WORTH_TOGETHER = 4  # fewer checks take less one by one: what it costs to take them through the steps is borne by few
 _RELEASE = re.compile(r"/v1/decisions/([0-9a-z_]{1,64})/release")
 _JSON = (b"content-type", b"application/json")
 
@@ -73,7 +76,7 @@ class DataPlane:
     def __init__(self, runtime: Runtime, control_plane: ASGIApp) -> None:
         self._control_plane = control_plane
         self._write_down = runtime.events.flush
-        self.outbox = Outbox(self._write_down)
+        self.outbox = Outbox(self._write_down, self.answer_all)
         self.heads = KnownHeads()
         self._engine = runtime.engine
         self._reports = runtime.reports
@@ -101,13 +104,14 @@ class DataPlane:
         try:
             if scope["query_string"]:
                 check_query(scope["query_string"])
-            answer = route(headers, await read_body(receive))
-            if not isinstance(answer, Answer):
-                answer = await answer
+            answered = route(headers, await read_body(receive))
+            if isinstance(answered, Question):
+                (answered,) = self.answer_all([answered])
+            answer = answered if isinstance(answered, Answer) else await answered
         except ClientDisconnectedError:
             return
         except ProblemError as error:
-            answer = self._failure(error, read(headers), scope["path"])
+            answer = self.failure(error, read(headers), scope["path"])
         if not self._write_down():  # before anybody is told
             answer = answer.unwritten()
         length = (b"content-length", b"%d" % len(answer.body))
@@ -133,38 +137,60 @@ class DataPlane:
         return next((method for method, known in self._routes if known == path), None)
 
     def _misdirected(self, method: str, path: str, allowed: str, headers: Headers) -> Answer:
-        return self._failure(method_not_allowed(method, path, allowed), read(headers), path)
+        return self.failure(method_not_allowed(method, path, allowed), read(headers), path)
 
     # --- POST /v1/check -----------------------------------------------------------------------------------------------
 
-    def _check(self, headers: Headers, body: bytes) -> Answer | Awaitable[Answer]:
-        """Written out, so that the hottest path makes no call that it need not."""
+    def _check(self, headers: Headers, body: bytes) -> Answered:
         started = perf_counter()
         asked = read(headers)
         try:
             view = self._remembered(asked, body)
             if view is None:
                 return self._later(asked, body, "/v1/check", self._check_of)
-            decided = self._engine.check(view, decode(_check_decoder, body))
-            if not isinstance(decided, Decided):
-                return Later.of(decided).then(partial(self._check_later, asked, started))
-            answer = _answer(asked, decided)
+            request = decode(_check_decoder, body)
+            screened = self._engine.screen(view, request)
         except Exception as error:  # noqa: BLE001  the last net: nothing goes without an answer
-            return self._failure(error, asked, "/v1/check")
-        self._observe(perf_counter() - started)
-        return answer
-
-    def _check_later(self, asked: Asked, started: float, done: Later[Decided]) -> Answer:
-        try:
-            answer = _answer(asked, done.result())
-        except Exception as error:  # noqa: BLE001  the last net
-            return self._failure(error, asked, "/v1/check")
-        self._observe(perf_counter() - started)
-        return answer
+            return self.failure(error, asked, "/v1/check")
+        if screened is None:
+            return self._later(asked, body, "/v1/check", self._check_of)
+        return _Check(self, screened, asked, started)
 
     async def _check_of(self, asked: Asked, view: TenantView, body: bytes) -> Answer:
+        started = perf_counter()
         decided = self._engine.check(view, decode(_check_decoder, body))
-        return _answer(asked, decided if isinstance(decided, Decided) else await decided)
+        return self.told(decided if isinstance(decided, Decided) else await decided, asked, started)
+
+    def told(self, decided: Decided, asked: Asked, started: float) -> Answer:
+        """What ``POST /v1/check`` says of a decision, the question about which came at ``started``."""
+        request_id = _request_id(asked, decided.decision_id)
+        answer = Answer(200, [_JSON, request_id], decided.json().encode())
+        self._observe(perf_counter() - started)
+        return answer
+
+    def answer_all(self, questions: Sequence[Question]) -> list[Answer | Later[Answer]]:
+        """Answers the questions of one turn, in order; a few at a time, so that what each step needs stays in the caches."""
+        if len(questions) < _WORTH_TOGETHER:
+            return [self._answer_one(question) for question in questions]
+        answers: list[Answer | Later[Answer]] = []
+        for first in range(0, len(questions), CHECKS_AT_ONCE):
+            some = questions[first : first + CHECKS_AT_ONCE]
+            try:
+                decided = self._engine.decide_all([question.screened for question in some])
+            except Exception as error:  # noqa: BLE001  the last net
+                answers += [question.failure(error) for question in some]
+            else:
+                answers += [_answer(question, each) for question, each in zip(some, decided, strict=True)]
+        return answers
+
+    def _answer_one(self, question: Question) -> Answer | Later[Answer]:
+        try:
+            decided = self._engine.decide(question.screened)
+            if isinstance(decided, Decided):
+                return question.answer(decided)
+        except Exception as error:  # noqa: BLE001  the last net
+            return question.failure(error)
+        return Later.of(decided).then(partial(_answer_later, question))
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
@@ -195,7 +221,7 @@ class DataPlane:
             view = self._remembered(asked, body) or await self._access.tenant(asked.authorization, asked.tenant)
             return await route(asked, view, body)
         except Exception as error:  # noqa: BLE001  the last net
-            return self._failure(error, asked, path)
+            return self.failure(error, asked, path)
 
     # --- the other routes ---------------------------------------------------------------------------------------------
 
@@ -224,7 +250,7 @@ class DataPlane:
             except ProblemError as error:
                 reports.append(error.detail)
         receipt = await self._reports.take(view.tenant.id, reports)
-        otherwise = partial(self._failure, no_room(), asked, "/v1/report")
+        otherwise = partial(self.failure, no_room(), asked, "/v1/report")
         return Answer(202, [_JSON, self._request_id(asked, None)], _encode(receipt), otherwise)
 
     def _release(self, headers: Headers, body: bytes, decision_id: str) -> Awaitable[Answer]:
@@ -234,7 +260,7 @@ class DataPlane:
             released = await self._settlement.release(view.tenant.id, decision_id)
             if released is None:
                 raise ProblemError("not_found", "There is no such decision.")
-            otherwise = partial(self._failure, no_room(), asked, path)
+            otherwise = partial(self.failure, no_room(), asked, path)
             return Answer(200, [_JSON, self._request_id(asked, None)], _encode(released), otherwise)
 
         path = f"/v1/decisions/{decision_id}/release"
@@ -242,7 +268,7 @@ class DataPlane:
 
     # --- what went wrong ----------------------------------------------------------------------------------------------
 
-    def _failure(self, error: Exception, asked: Asked, path: str) -> Answer:
+    def failure(self, error: Exception, asked: Asked, path: str) -> Answer:
         """A problem; one that was not meant goes to the log, and tells nothing of the inside."""
         if isinstance(error, StoreUnavailable):
             error = store_unavailable(error)
@@ -273,8 +299,38 @@ class DataPlane:
         return _request_id(asked, decision_id or "")
 
 
-def _answer(asked: Asked, decided: Decided) -> Answer:
-    return Answer(200, [_JSON, _request_id(asked, decided.decision_id)], decided.json().encode())
+class _Check(Question):
+    """A question of ``POST /v1/check``, which came at ``started``."""
+
+    __slots__ = ("_asked", "_plane", "_started")
+
+    def __init__(self, plane: DataPlane, screened: Screened, asked: Asked, started: float) -> None:
+        self.screened = screened
+        self._plane, self._asked, self._started = plane, asked, started
+
+    def answer(self, decided: Decided) -> Answer:
+        """The decision as JSON."""
+        return self._plane.told(decided, self._asked, self._started)
+
+    def failure(self, error: Exception) -> Answer:
+        """A problem document."""
+        return self._plane.failure(error, self._asked, "/v1/check")
+
+
+def _answer(question: Question, decided: Decided | Awaitable[Decided]) -> Answer | Later[Answer]:
+    if isinstance(decided, Decided):
+        try:
+            return question.answer(decided)
+        except Exception as error:  # noqa: BLE001  the last net
+            return question.failure(error)
+    return Later.of(decided).then(partial(_answer_later, question))
+
+
+def _answer_later(question: Question, done: Later[Decided]) -> Answer:
+    try:
+        return question.answer(done.result())
+    except Exception as error:  # noqa: BLE001  the last net
+        return question.failure(error)
 
 
 def _request_id(asked: Asked, decision_id: str) -> tuple[bytes, bytes]:

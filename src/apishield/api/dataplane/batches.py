@@ -15,14 +15,13 @@ from apishield.core.decided import Decided
 from apishield.core.decision import CheckRequest
 from apishield.errors import ProblemError
 from apishield.later import Later
-from apishield.services.engine import Engine
+from apishield.services.engine import CHECKS_AT_ONCE, Engine
 from apishield.services.snapshot import TenantView
 from apishield.services.turns import Turn
 
 MAX_LIMITS_A_BATCH: Final = 20_000
 """How many limits decide all checks of a batch; checks after that are refused. At 250 bytes each they also bound the answer."""
 
-_CHECKS_AT_ONCE = 50  # are taken through the steps together; more would be no cheaper, and hold others up for longer
 _TURN_SECONDS = 0.005
 _TURN_LIMITS = 500  # what is asked of a store is sent when the turn is over, and its answers come together
 _ANSWERS_SECONDS = 0.02
@@ -65,7 +64,7 @@ class _Batch:
             began, most_limits = perf_counter(), min(_TURN_LIMITS, MAX_LIMITS_A_BATCH - self._limits)
             turn = self._engine.turn(view, most_limits=most_limits, knows_all=knows_all)
             while done < len(places):
-                some = places[done : done + _CHECKS_AT_ONCE]
+                some = places[done : done + CHECKS_AT_ONCE]
                 if most_limits > 0:
                     done += self._decide_some(turn, some, late)
                 else:

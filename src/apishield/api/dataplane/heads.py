@@ -6,14 +6,14 @@ runs once a client, not once a check. Whatever differs in one byte goes to the p
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.answers import Answered
 from apishield.api.dataplane.headers import Headers, RequestHeaders
 
-Direct = Callable[[Headers, bytes], Answer | Awaitable[Answer]]
-"""Answers one method of one path, at once, with a ``Later`` or with a coroutine; never raises."""
+Direct = Callable[[Headers, bytes], Answered]
+"""Answers one method of one path; never raises."""
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 _LONGEST: Final = 2048
