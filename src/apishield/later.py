@@ -42,6 +42,13 @@ class Later(Generic[Value]):
         task.add_done_callback(later._take)
         return later
 
+    @classmethod
+    def failed(cls, error: Exception) -> Later[Value]:
+        """No value, because of ``error``."""
+        later: Later[Value] = cls()
+        later.fail(error)
+        return later
+
     def resolve(self, value: Value) -> None:
         """The value is there."""
         if not self.is_settled:

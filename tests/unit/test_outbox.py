@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from apishield.api.dataplane.answers import Answer
+from apishield.api.dataplane.answers import Answer, Question
 from apishield.api.dataplane.outbox import Outbox
+from apishield.later import Later
 
 
 class Client:
@@ -43,3 +45,35 @@ async def test_what_could_not_be_written_down_is_not_told_as_if_it_were() -> Non
     outbox.put(Client("a check", seen), Answer(200, [], b"allowed"))
     await asyncio.sleep(0)
     assert seen == ["a report is told no room", "a check is told allowed"]
+
+
+class Check(Question):
+    """A question that is answered by its own words."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+
+async def test_what_was_asked_in_a_turn_is_answered_together_and_then_written_down() -> None:
+    seen: list[str] = []
+    late: Later[Answer] = Later()
+
+    def write_down() -> bool:
+        seen.append("written down")
+        return True
+
+    def answer_all(questions: Sequence[Question]) -> list[Answer | Later[Answer]]:
+        words = [question.words for question in questions if isinstance(question, Check)]
+        seen.append(f"asked {' '.join(words)}")
+        return [late if word == "late" else Answer(200, [], word.encode()) for word in words]
+
+    outbox = Outbox(write_down, answer_all)
+    outbox.ask(Client("a", seen), Check("1"))
+    outbox.ask(Client("b", seen), Check("late"))
+    outbox.put(Client("c", seen), Answer(200, [], b"0"))
+    assert seen == []
+    await asyncio.sleep(0)
+    assert seen == ["asked 1 late", "written down", "c is told 0", "a is told 1"]
+    late.resolve(Answer(200, [], b"2"))
+    await asyncio.sleep(0)
+    assert seen[4:] == ["written down", "b is told 2"]

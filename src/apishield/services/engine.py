@@ -122,7 +122,12 @@ class Engine:
         whole takes two thirds of the time.
         """
         now_us = self._clock()
-        found = [self._ask_store(asked, now_us) for asked in screened]
+        found: list[Verdict | Decided | Awaitable[Decided]] = []
+        for asked in screened:
+            try:
+                found.append(self._ask_store(asked, now_us))
+            except Exception as error:  # noqa: BLE001  whoever asked this one is told; the others are not to pay for it
+                found.append(Later.failed(error))
         answered = [
             (asked, verdict) for asked, verdict in zip(screened, found, strict=True) if isinstance(verdict, Verdict)
         ]
