@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from apishield.core.rate_limiter.states import COMPILED
 from benchmarks import peers
-from benchmarks.rounds import nanoseconds_a_call
+from benchmarks.rounds import Contender, nanoseconds_a_call_apart
 from benchmarks.rules import FIVE, KINDS, ONE, USED_UP, Kind, Rule, subjects_in_random_order
 from benchmarks.table import print_table
 
@@ -63,13 +64,10 @@ def require_peers() -> None:
 
 
 def _row(kind: Kind, case: str, rules: Sequence[Rule], order: Sequence[int], rounds: int) -> list[str]:
-    contenders = peers.contenders(kind, rules, order)
+    makers = peers.contenders(kind, rules, order)
     if rules is USED_UP:
-        for contender in contenders.values():
-            for call in dict(zip(order, contender.arguments, strict=True)).values():
-                for _ in range(USED_UP[0].requests):
-                    contender.ask(*call)
-    spent = nanoseconds_a_call(contenders, rounds)
+        makers = {name: partial(_used_up, make, order) for name, make in makers.items()}
+    spent = nanoseconds_a_call_apart(makers, rounds)
     ours = spent[peers.OURS]
     rivals = {name: time for name, time in spent.items() if name not in (peers.OURS, peers.OURS_KEYED)}
     limiters = [time for name, time in rivals.items() if name != peers.BARE]
@@ -78,6 +76,15 @@ def _row(kind: Kind, case: str, rules: Sequence[Rule], order: Sequence[int], rou
         mark = " *" if (name, kind) in peers.INEXACT else ""
         cells.append(f"{spent[name] / 1000:.2f}{mark}" if name in spent else "-")
     return [*cells, f"{min(limiters) / ours:.1f}×", f"{min(rivals.values()) / ours:.1f}×"]
+
+
+def _used_up(make: Callable[[], Contender], order: Sequence[int]) -> Contender:
+    """What ``make`` makes, every subject of which has nothing left."""
+    contender = make()
+    for call in dict(zip(order, contender.arguments, strict=True)).values():
+        for _ in range(USED_UP[0].requests):
+            contender.ask(*call)
+    return contender
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from apishield.clock import system_clock
@@ -30,18 +31,19 @@ INEXACT = {("limits, counter", "sliding window"), ("throttled-py", "sliding wind
 """These may admit more than the limit."""
 
 
-def contenders(kind: Kind, rules: Sequence[Rule], order: Sequence[int]) -> dict[str, Contender]:
-    """Everyone who has this algorithm, each with fresh state."""
+def contenders(kind: Kind, rules: Sequence[Rule], order: Sequence[int]) -> dict[str, Callable[[], Contender]]:
+    """What makes everyone who has this algorithm, each with fresh state."""
     names = [f"198.51.{index // 256}.{index % 256}" for index in range(max(order) + 1)]
-    found = {OURS: _ours(kind, rules, names, order), OURS_KEYED: _ours_keyed(kind, rules, names, order)}
+    asked = (rules, names, order)
+    found = {OURS: partial(_ours, kind, *asked), OURS_KEYED: partial(_ours_keyed, kind, *asked)}
     if kind != "token bucket":
-        found["limits"] = _limits(kind, rules, names, order)
+        found["limits"] = partial(_limits, kind, *asked)
     if kind == "sliding window":
-        found["limits, counter"] = _limits("counter", rules, names, order)
-    found["throttled-py"] = _throttled(kind, rules, names, order)
-    found["pyrate-limiter"] = _pyrate(kind, rules, names, order)
-    found[BARE] = _pyrate_bare(kind, rules, names, order)
-    return found
+        found["limits, counter"] = partial(_limits, "counter", *asked)
+    found["throttled-py"] = partial(_throttled, kind, *asked)
+    found["pyrate-limiter"] = partial(_pyrate, kind, *asked)
+    found[BARE] = partial(_pyrate_bare, kind, *asked)
+    return dict(found)
 
 
 def ours_limits(kind: Kind, rules: Sequence[Rule]) -> list[Limit]:
