@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -21,9 +22,13 @@ from apishield.core.model import SlidingWindow
 from apishield.core.outcome import Outcome
 from apishield.core.rate_limiter import states
 
-SLOTS = 1000
-COMPACT_AFTER = 32  # entries that have left are dropped from the front so many at a time
-MAX_ENTRY_UNITS = (1 << 32) - 1  # only debts reach it; four times the largest limit refuses as well as more would
+SLOTS: Final = 1000
+COMPACT_AFTER: Final = 32  # entries that have left are dropped from the front so many at a time
+MAX_ENTRY_UNITS: Final = (1 << 32) - 1  # of debts only; four times the largest limit refuses as well as more would
+# To be multiplied by 1: a copy takes half as long as to make one. Unsigned, which Python appends in half the time of "q"; a
+# long where that has 8 bytes, which is faster still than "Q".
+_NO_TIMES: Final = array("L" if array("L").itemsize == 8 else "Q")
+_ONE_UNIT: Final = array("I", [1])
 
 
 @mypyc_attr(acyclic=True)
@@ -139,14 +144,14 @@ class State(states.State):
         self.leaves_us = states.NEVER_US
 
     def _open_slot(self, now_us: int, cost: int) -> None:
-        """Begins a new youngest entry."""
+        """Begins a new youngest entry; the caller sets ``last_us``."""
         times, costs, last_cost = self.times, self.costs, self.last_cost
         if last_cost:
             if times is None:
-                times = self.times = array("q")
+                times = self.times = _NO_TIMES * 1
             if last_cost != 1 or costs is not None:
                 if costs is None:
-                    costs = self.costs = array("I", [1]) * len(times)
+                    costs = self.costs = _ONE_UNIT * len(times)
                 if last_cost > MAX_ENTRY_UNITS:
                     self.taken -= last_cost - MAX_ENTRY_UNITS
                     last_cost = MAX_ENTRY_UNITS
@@ -154,7 +159,6 @@ class State(states.State):
             times.append(self.last_us)
         elif times is None:
             self.leaves_us = now_us + self.window_us
-        self.last_us = now_us
         self.last_cost = cost
         width_us = slot_us(self.window_us)
         self.slot_end_us = now_us - now_us % width_us + width_us

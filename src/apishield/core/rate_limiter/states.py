@@ -11,8 +11,8 @@ from apishield.core.compiled import is_compiled
 from apishield.core.outcome import Outcome
 
 # More than any limit and later than any clock, and still no more than a machine's word holds once compiled.
-NEVER_US = 1 << 61
-NEVER_SURE = 1 << 61
+NEVER_US: Final = 1 << 61
+NEVER_SURE: Final = 1 << 61
 
 
 @mypyc_attr(acyclic=True)  # ABC as a base would rule that out; its metaclass does not
