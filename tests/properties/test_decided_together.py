@@ -196,6 +196,9 @@ class BrokenFor:
             raise RuntimeError("a bug")
         return self._store.decide(counters, *more)
 
+    def send(self) -> None:
+        self._store.send()
+
 
 async def test_one_check_that_fails_takes_none_of_the_same_turn_with_it(
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch

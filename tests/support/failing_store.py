@@ -43,6 +43,9 @@ class Primary:
         verdict = self.inner.decide(counters, costs, check_id, hold)
         return verdict if isinstance(verdict, Verdict) else await verdict
 
+    def send(self) -> None:
+        pass
+
     async def decide_once(
         self,
         once: Once,

@@ -82,6 +82,10 @@ class CounterStore(Protocol):
         """
         ...
 
+    def send(self) -> None:
+        """Lets what was asked in this turn go at once, where the store would wait for the turn's end: no more will come."""
+        ...
+
     def decide_once(
         self,
         once: Once,

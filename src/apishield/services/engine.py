@@ -10,6 +10,7 @@ caller that need not await does not pay for it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
@@ -31,9 +32,10 @@ from apishield.services.screening import UNKNOWN, Screening
 from apishield.services.snapshot import Snapshot, TenantView
 from apishield.services.turns import Turn
 
-CHECKS_AT_ONCE: Final = 50
+CHECKS_AT_ONCE: Final = 64
 """So many are best decided together: with more a check takes no less, and others are held up for longer."""
 
+_WORTH_TOGETHER = 4  # fewer take less one by one: what it costs to take them a step at a time is borne by few
 _NO_QUESTION: Final = CheckRequest()
 _NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
 
@@ -53,7 +55,7 @@ class Recorder(Protocol):
 
 
 class Engine:
-    """Decides checks. One per process; holds no state of its own but the sequence of decision ids."""
+    """Decides checks. One per process; holds no state of its own but what came in this turn of the loop."""
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Engine:
         self._observe_store = observe_store
         self._draft_headers = draft_headers
         self._legacy_headers = legacy_headers
+        self._came: list[tuple[Asked, Verdict, Later[Decided]]] = []
 
     def check(self, view: TenantView, request: CheckRequest) -> Decided | Awaitable[Decided]:
         """Decides one check of the tenant that asks. Never raises: a refusal is a decision."""
@@ -113,7 +116,10 @@ class Engine:
 
     def decide(self, screened: Asked) -> Decided | Awaitable[Decided]:
         """The decision about a check that was screened."""
-        return self._decide(screened, self._clock())
+        decided = self._decide(screened, self._clock())
+        if not isinstance(decided, Decided):
+            self._store.send()
+        return decided
 
     def decide_all(self, screened: Sequence[Asked]) -> list[Decided | Awaitable[Decided]]:
         """The decisions about checks that were screened, in order.
@@ -128,17 +134,10 @@ class Engine:
                 found.append(self._ask_store(asked, now_us))
             except Exception as error:  # noqa: BLE001  whoever asked this one is told; the others are not to pay for it
                 found.append(Later.failed(error))
-        answered = [
-            (asked, verdict) for asked, verdict in zip(screened, found, strict=True) if isinstance(verdict, Verdict)
-        ]
-        rendered = [self._rendered(asked, verdict, verdict.now_us) for asked, verdict in answered]
-        for asked, verdict in answered:
-            self._name(asked, verdict.now_us)
-        decided = [self._decided(asked, words) for (asked, _), words in zip(answered, rendered, strict=True)]
-        for (asked, verdict), decision in zip(answered, decided, strict=True):
-            self._recorder.record(asked, decision, verdict.now_us)
-        in_order = iter(decided)
-        return [next(in_order) if isinstance(verdict, Verdict) else verdict for verdict in found]
+        self._store.send()
+        answered = [(asked, each) for asked, each in zip(screened, found, strict=True) if isinstance(each, Verdict)]
+        decided = iter(self._answer_all(answered))
+        return [next(decided) if isinstance(each, Verdict) else each for each in found]
 
     async def caught_up(self, view: TenantView) -> TenantView:
         """The tenant with what was changed on any node until now; as it is known where the database can't be reached."""
@@ -214,7 +213,7 @@ class Engine:
     ) -> Later[Decided]:
         asked_at = perf_counter()
 
-        def answer(done: Later[Verdict]) -> Decided:
+        def answer(done: Later[Verdict]) -> Decided | Later[Decided]:
             try:
                 verdict = done.result()
             except StoreUnavailable:
@@ -222,9 +221,30 @@ class Engine:
             self._observe_store(perf_counter() - asked_at)
             if once is not None:
                 return self._answer_once(asked, verdict, once)
-            return self._answer(asked, verdict, verdict.now_us)
+            return self._answer_soon(asked, verdict)
 
         return Later.of(pending).then(answer)
+
+    def _answer_soon(self, asked: Asked, verdict: Verdict) -> Later[Decided]:
+        """The decision, which is made with those of all other verdicts that come in this turn."""
+        decided: Later[Decided] = Later()
+        self._came.append((asked, verdict, decided))
+        if len(self._came) == 1:
+            asyncio.get_running_loop().call_soon(self._answer_those_that_came)
+        return decided
+
+    def _answer_those_that_came(self) -> None:
+        came, self._came = self._came, []
+        for first in range(0, len(came), CHECKS_AT_ONCE):
+            some = came[first : first + CHECKS_AT_ONCE]
+            try:
+                decided = self._answer_all([(asked, verdict) for asked, verdict, _ in some])
+            except Exception as error:  # noqa: BLE001  whoever waits is told
+                for _, _, later in some:
+                    later.fail(error)
+            else:
+                for (_, _, later), decision in zip(some, decided, strict=True):
+                    later.resolve(decision)
 
     def _answer_once(self, asked: Asked, verdict: Verdict, once: Once) -> Decided:
         """The decision of a check with a ``check_id``: where it is a repeat, the earlier one, which was noted then."""
@@ -247,6 +267,18 @@ class Engine:
 
     def _answer(self, asked: Asked, verdict: Verdict, now_us: int) -> Decided:
         return self._conclude(asked, self._rendered(asked, verdict, now_us), now_us)
+
+    def _answer_all(self, answered: Sequence[tuple[Asked, Verdict]]) -> list[Decided]:
+        """``_answer`` of each, a step at a time."""
+        if len(answered) < _WORTH_TOGETHER:
+            return [self._answer(asked, verdict, verdict.now_us) for asked, verdict in answered]
+        rendered = [self._rendered(asked, verdict, verdict.now_us) for asked, verdict in answered]
+        for asked, verdict in answered:
+            self._name(asked, verdict.now_us)
+        decided = [self._decided(asked, words) for (asked, _), words in zip(answered, rendered, strict=True)]
+        for (asked, verdict), decision in zip(answered, decided, strict=True):
+            self._recorder.record(asked, decision, verdict.now_us)
+        return decided
 
     def _conclude(self, asked: Asked, rendered: Rendered, now_us: int, *, noted: bool = True) -> Decided:
         """The decision; ``noted`` unless it was before."""

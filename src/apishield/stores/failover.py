@@ -115,6 +115,10 @@ class FailoverStore:
             return self._decide_locally(counters, costs, check_id)
         return verdict if isinstance(verdict, Verdict) else self._wait(verdict, counters, costs, check_id, hold)
 
+    def send(self) -> None:
+        """Lets what was asked in this turn go (port ``CounterStore``)."""
+        self._primary.send()
+
     def decide_once(
         self,
         once: Once,

@@ -79,6 +79,9 @@ class MemoryStore:
             self._note(self._ledger, counters, costs, verdict.now_us, admitted=verdict.admitted)
         return verdict
 
+    def send(self) -> None:
+        """Nothing waits to be sent (port ``CounterStore``)."""
+
     def decide_once(
         self,
         once: Once,

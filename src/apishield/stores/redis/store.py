@@ -85,6 +85,11 @@ class RedisStore:
         notes = None if hold is None else Notes(encode_record(counters, costs, hold))
         return self._submit(counters, costs, check_id, Step.DECIDE, notes)
 
+    def send(self) -> None:
+        """Sends what was asked in this turn (port ``CounterStore``)."""
+        if self._asked:
+            self._flush()
+
     def decide_once(
         self,
         once: Once,
@@ -215,7 +220,7 @@ class RedisStore:
         self._asked.append(ask)
 
     def _flush(self) -> None:
-        """Sends what was asked in this turn."""
+        """Sends what was asked in this turn and is not sent yet."""
         asks, self._asked = self._asked, []
         groups: dict[str, list[Ask]] = {}
         for ask in asks:
