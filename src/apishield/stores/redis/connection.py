@@ -57,15 +57,15 @@ def parse_address(url: str) -> Address:
         if not topology:
             options: dict[str, Any] = dict(parse_url(url))
             return Address("", [], "", options.pop("connection_class", Connection), options, {})
-        parts = urlsplit(url)
-        hosts = _hosts(parts.netloc)
+        # The hosts are taken out first: newer Pythons read no network location in which a bracket does not come first.
+        netloc = url.partition("://")[2].partition("?")[0].partition("/")[0]
+        user, at, listed = netloc.rpartition("@")
+        hosts = _hosts(listed)
+        parts = urlsplit(url.replace(netloc, f"{user}{at}host", 1))
         service, _, database = parts.path.strip("/").partition("/") if topology == "sentinel" else ("", "", "")
         if topology == "sentinel" and not service:
             raise ValueError("it names no service; write redis+sentinel://host:26379/mymaster")
-        user, at, _ = parts.netloc.rpartition("@")
-        options = dict(
-            parse_url(parts._replace(scheme=transport, netloc=f"{user}{at}host", path=f"/{database}").geturl())
-        )
+        options = dict(parse_url(parts._replace(scheme=transport, path=f"/{database}").geturl()))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"REDIS_URL can't be used: {error}.") from error
     connection_class = options.pop("connection_class", Connection)
@@ -127,7 +127,7 @@ def _sentinel(address: Address, **options: Any) -> Sentinel:
     )
 
 
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts and ports of ``[user:password@]host:port,host:port``."""
-    split = [urlsplit(f"//{host}") for host in netloc.rpartition("@")[2].split(",")]
+def _hosts(listed: str) -> list[tuple[str, int]]:
+    """The hosts and ports of ``host:port,host:port``."""
+    split = [urlsplit(f"//{host}") for host in listed.split(",")]
     return [(part.hostname or "localhost", part.port or 6379) for part in split]
