@@ -3,7 +3,8 @@
 python -m benchmarks.layers [--rounds 7] [--calls 5000]
 
 Each layer is called by itself on what it is given in a real check, again and again, so with warm caches; *the rest* is what
-the whole takes beyond their sum. Every 64th check ends a turn, whose events are then written to the spool with one write.
+the whole takes beyond their sum. Every 64th check ends a turn, whose events are then written to the spool with one write. Last
+stands a check of a turn in which several are decided together, each step for all of them, as the service does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from apishield.api.dataplane.answers import Question
 from apishield.api.dataplane.bodies import decode
 from apishield.api.dataplane.headers import read as read_headers
 from apishield.clock import system_clock
@@ -40,6 +42,8 @@ KEYS: dict[str, tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {
 }
 WHOLE = "the whole"
 REST = "the rest: between the layers"
+A_TURN = 32
+TOGETHER = f"a check of {A_TURN} that are decided together"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,17 +61,35 @@ async def _run(rounds: int, calls: int) -> None:
             secret = await node.key(limits, quotas)
             await node.warm_up(json.dumps(question(secret)).encode())
             layers = await _layers(node, secret)
-            spent = nanoseconds_a_call({layer: Contender(call, [()] * calls) for layer, call in layers.items()}, rounds)
+            contenders = {layer: Contender(call, [()] * calls) for layer, call in layers.items()}
+            contenders[TOGETHER] = Contender(_together(node, secret), [()] * (calls // A_TURN))
+            spent = nanoseconds_a_call(contenders, rounds)
+            together = spent.pop(TOGETHER) / A_TURN
             spent[REST] = 2 * spent[WHOLE] - sum(spent.values())
+            spent[TOGETHER] = together
             prices[name] = spent
     rows = []
-    for layer in [*(layer for layer in prices["one limit"] if layer != WHOLE), WHOLE]:
+    last = (WHOLE, TOGETHER)
+    for layer in [*(layer for layer in prices["one limit"] if layer not in last), *last]:
         cells = [f"{prices[name][layer] / 1000:.2f}" for name in KEYS]
         share = prices["one limit"][layer] / prices["one limit"][WHOLE]
         rows.append([layer, *cells, f"{share:.0%}"])
     print_table(
         "The layers of a check on memory, without HTTP, µs of processor time", ["", *KEYS, "share, one limit"], rows
     )
+
+
+def _together(node: BenchNode, secret: str) -> Callable[[], Any]:
+    """Has a turn of checks answered."""
+    plane, body, write_down = node.data_plane, json.dumps(question(secret)).encode(), node.runtime.events.flush
+    ask = plane.direct[b"POST", b"/v1/check"]
+
+    def turn() -> None:
+        questions = [asked for asked in [ask(node.headers, body) for _ in range(A_TURN)] if isinstance(asked, Question)]
+        assert len(plane.answer_all(questions)) == A_TURN
+        write_down()
+
+    return turn
 
 
 async def _layers(node: BenchNode, secret: str) -> dict[str, Callable[[], Any]]:

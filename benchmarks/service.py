@@ -1,6 +1,6 @@
 """Checks per second of one worker, beside a bare route on the same server and beside its peers, in one run.
 
-    python -m benchmarks.service [--seconds 3] [--rounds 3] [--connections 32 128]
+    python -m benchmarks.service [--seconds 3] [--rounds 3] [--connections 1 32 128]
 
 Each server is pinned to one core (the same for all), the load and Redis to another, where there are two. All servers are up
 at once and take turns. Machines are noisy: read the ratios.
@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from apishield.core.rate_limiter.states import COMPILED
 from benchmarks import servers
 from benchmarks.load import Load, Target, closed_loop, open_loop
 from benchmarks.processes import cores, running_redis
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--connections",
         type=int,
         nargs="+",
-        default=[32, 128],
-        help="open connections, each waiting for its answer (32 128)",
+        default=[1, 32, 128],
+        help="open connections, each waiting for its answer (1 32 128)",
     )
     options = parser.parse_args(arguments)
     if shutil.which("wrk") is None:
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         targets = [target for at, target in enumerate(targets) if not at or options.only in target.name]
         for target in targets:  # warms up
             closed_loop(target, BATCH_CONNECTIONS, 1, load_core, work)
+        form = f"ours {'compiled' if COMPILED else 'interpreted'}"
         for connections in options.connections:
 
             def closed(target: Target, connections: int = connections) -> Load:
@@ -66,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 return closed_loop(target, at_once, options.seconds, load_core, work)
 
             rows = _rounds(f"{connections} connections", targets, options.rounds, closed)
-            _print(f"One worker, {connections} connections (batches: {BATCH_CONNECTIONS}), closed loop", rows)
+            batches = min(connections, BATCH_CONNECTIONS)
+            _print(f"One worker, {connections} connections (batches: {batches}), closed loop; {form}", rows)
         half = {target.name: load.per_second / 2 for target, load in rows}
         singles = [target for target in targets if target.checks == 1 and half[target.name] >= 1]
         rows = _rounds(
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.rounds,
             lambda target: open_loop(target, half[target.name], options.seconds, load_core),
         )
-        _print("One worker, open loop at half of that rate", rows)
+        _print(f"One worker, open loop at half of that rate; {form}", rows)
 
 
 def _rounds(

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the wheel with the limiter compiled to machine code (mypyc; needs a C compiler and Python's headers), and prints the
-# directory in which it lies unpacked, to be tried with PYTHONPATH: scripts/wheel.sh
+# Builds the wheel with the limiter and the steps around it compiled to machine code (mypyc; needs a C compiler and Python's
+# headers), and prints the directory in which it lies unpacked, to be tried with PYTHONPATH: scripts/wheel.sh
 # Made once for each state of the sources. They are copied first: compiled files beside them would hide what is edited later.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ state=$(find $sources -type f ! -name '*.pyc' -exec cksum {} + | sort | cksum | 
 unpacked=$(pwd)/build/compiled-$state
 if [ ! -d "$unpacked" ]; then
     command -v "${CC:-cc}" >/dev/null || fail "there is no C compiler. Install one (Debian, Ubuntu: apt-get install gcc), or set CC."
-    echo "apishield: compiling the limiter (once for each state of the sources, about a minute)" >&2
+    echo "apishield: compiling the limiter (once for each state of the sources, a minute or two)" >&2
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     trap 'exit 1' INT TERM

@@ -1,4 +1,4 @@
-"""The compiled limiter: the wheel is built, and what is in it decides as the sources do."""
+"""The compiled limiter and the steps around it: the wheel is built, and what is in it decides as the sources do."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ SAME_FOR_BOTH = [
     "tests/conformance/test_promises.py",
     "tests/conformance/test_verdicts.py",
     "tests/conformance/test_twins.py",
+    "tests/conformance/test_repeats.py",
+    "tests/properties/test_decided_together.py",
     "tests/properties/test_limiter_taken_units.py",
     "tests/properties/test_ready_counters.py",
     "tests/unit/test_memory_store.py",
     "tests/unit/test_headers.py",
+    "tests/unit/test_rendering.py",
+    "tests/unit/test_decided.py",
+    "tests/api/test_check.py",
+    "tests/api/test_shadow.py",
 ]
 COMPILED = """
-from apishield import clock
-from apishield.core import outcome
+from apishield import clock, later
+from apishield.core import decided, outcome, rendering
 from apishield.core.rate_limiter import states, verdict
+from apishield.services import engine, recorder, screening
 from apishield.stores import memory
 assert states.COMPILED
-for module in (clock, outcome, states, verdict, memory):
+for module in (clock, decided, engine, later, memory, outcome, recorder, rendering, screening, states, verdict):
     assert not module.__file__.endswith(".py"), module.__file__
 """
 

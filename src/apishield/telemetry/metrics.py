@@ -108,7 +108,7 @@ class Metrics:
         self.histogram("apishield_result_seconds", self.result_seconds)
 
     def observe_check(self, seconds: float) -> None:
-        """Adds one check that was decided alone."""
+        """Adds one check that was no part of a batch."""
         self.decision_seconds.observe(seconds)
 
     def observe_answers(self, statuses: Mapping[int, int], latencies_us: Sequence[int]) -> None:
