@@ -70,6 +70,41 @@ async def test_a_check_under_a_thousand_limits_gets_a_small_answer(tenant: Tenan
     assert sum(len(name) + len(value) + 4 for name, value in decision["headers"].items()) < 2048
 
 
+@pytest.mark.parametrize(
+    "checks", [[{}] * 21 + [{"nonsense": 1}] * 60, [{"nonsense": 1}, {}] * 40], ids=["behind the bound", "by turns"]
+)
+async def test_a_check_that_can_not_be_read_is_noted_once_wherever_a_batch_reaches_its_bound(
+    checks: list[dict[str, int]], tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_LIMITS_A_BATCH", 20)
+    async with running_node(tmp_path, clock) as node:
+        tenant = await node.tenant()
+        _have_policies(tenant, 1)
+        before = node.runtime.metrics.checks.copy()
+        response = await tenant.post("/v1/check/batch", {"checks": checks})
+        noted = {code: count - before[code] for code, count in node.runtime.metrics.checks.items()}
+    codes = [result["code"] for result in json.loads(response.content)["results"]]
+    assert noted["ok"] == codes.count("ok") == 20
+    assert noted["bad_request"] == codes.count("bad_request") == len(checks) - 20
+
+
+async def test_what_can_not_be_read_ends_a_turn_that_has_taken_its_time(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_TURN_SECONDS", 0)
+    turns = 0
+
+    async def others(_last: object) -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr(batches, "_let_others", others)
+    async with running_node(tmp_path, clock) as node:
+        tenant = await node.tenant()
+        await tenant.post("/v1/check/batch", {"checks": [{"nonsense": 1}] * 50})
+    assert turns == 49
+
+
 async def test_others_have_their_turn_while_a_batch_is_decided(
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

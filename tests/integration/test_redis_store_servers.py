@@ -129,5 +129,6 @@ def test_addresses_of_sentinels_and_clusters_are_read_whole() -> None:
     assert (sentinel.hosts, sentinel.service, sentinel.uses_tls) == ([("one", 1), ("::1", 2)], "primary", True)
     assert sentinel.options == {"username": "u", "password": "p@", "db": 3, "ssl_cert_reqs": "none"}
     assert sentinel.sentinel_options == {"password": "s"}
+    assert parse_address("redis+sentinel://redis:7/m").hosts == [("redis", 7)]
     cluster = parse_address("redis+cluster://:p@one,two:2")
     assert (cluster.hosts, cluster.options) == ([("one", 6379), ("two", 2)], {"password": "p"})

@@ -26,6 +26,7 @@ from apishield.core.model import (
     Quota,
     SlidingWindow,
     TokenBucket,
+    Verdict,
 )
 from apishield.core.policies import CompiledPolicy, PolicyPlan
 from apishield.core.ports import CounterStore
@@ -178,7 +179,7 @@ def test_each_gets_what_it_would_have_got_alone(
             stage.clock.now_us += pause_us
             got = [_said(decided) for decided in engine.decide_all(stage.screened(*together, asked))]
             noted = stage.noted()
-            expected = [_said(engine.decide(each)) for each in stage.screened(*alone, asked)]
+            expected = [_said(engine.decide_all([each])[0]) for each in stage.screened(*alone, asked)]
             assert got == expected
             assert noted == stage.noted()
 
@@ -216,3 +217,31 @@ async def test_one_check_that_fails_takes_none_of_the_same_turn_with_it(
         assert len(scene.noted()) == 3
         with pytest.raises(RuntimeError, match="a bug"):
             await cast(Later[Decided], found[0])
+
+
+class Slow:
+    """A store that answers later, and notes when it is told that no more will be asked."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def decide(self, counters: Sequence[Counter], *more: Any) -> Later[Verdict]:
+        self.told.append("decide")
+        return Later()
+
+    def send(self) -> None:
+        self.told.append("send")
+
+
+@pytest.mark.parametrize("checks", [1, 2, 3, 4, 8])
+async def test_what_a_turn_asks_of_a_store_goes_out_together_however_little_it_is(
+    checks: int, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_node(tmp_path, clock) as node:
+        scene = Scene(node, clock)
+        ((tenant, secrets),) = await scene.tenants(1)
+        screened = scene.screened(tenant, secrets, [{"api_key": 1, "method": "GET"}] * checks)
+        slow = Slow()
+        monkeypatch.setattr(node.runtime.engine, "_store", slow)
+        node.runtime.engine.decide_all(screened)
+        assert slow.told == ["decide"] * checks + ["send"]

@@ -260,6 +260,19 @@ async def test_a_quota_is_seeded_from_the_ledger_once_and_written_behind(clock: 
     assert (ledger.loads, ledger.noted) == (1, [(quota.key, 9), (quota.key, 10)])
 
 
+async def test_a_quota_that_is_reset_while_it_is_looked_up_is_decided_all_the_same(clock: ManualClock) -> None:
+    quota = counter("a", Quota(10))
+    store = MemoryStore(clock, Ledger({quota.key: 3}))
+    first = store.decide([quota], [1])
+    assert not isinstance(first, Verdict)
+    await first
+    await store.reset([quota])
+    asked = store.decide([quota], [1])
+    await store.reset([quota])
+    assert not isinstance(asked, Verdict)
+    assert (await asked).outcomes[0].remaining == 5
+
+
 async def test_a_quota_begins_anew_in_the_next_period(clock: ManualClock) -> None:
     quota = counter("a", Quota(10, "day"))
     store = MemoryStore(clock, Ledger())

@@ -114,13 +114,6 @@ class Engine:
         decided = iter(self.decide_all([asked for asked in screened if asked is not None]))
         return [None if asked is None else next(decided) for asked in screened]
 
-    def decide(self, screened: Asked) -> Decided | Awaitable[Decided]:
-        """The decision about a check that was screened."""
-        decided = self._decide(screened, self._clock())
-        if not isinstance(decided, Decided):
-            self._store.send()
-        return decided
-
     def decide_all(self, screened: Sequence[Asked]) -> list[Decided | Awaitable[Decided]]:
         """The decisions about checks that were screened, in order.
 

@@ -201,7 +201,8 @@ class MemoryStore:
             if isinstance(state, quota.State) and now_us >= state.end_us:
                 unseeded.append((counter, key, state))
         if unseeded and self._ledger is not None:
-            return self._seed_and_decide(self._ledger, unseeded, counters, costs, check_id, now_us)
+            periods = {key: quota.period_of(state.rule, now_us) for _, key, state in unseeded}
+            return self._seed_and_decide(self._ledger, unseeded, periods, counters, costs, check_id, now_us)
         for _, _, state in unseeded:
             state.seed(*quota.period_of(state.rule, now_us), 0)
         verdict = decide(counters, states, costs, now_us, check_id)
@@ -217,16 +218,18 @@ class MemoryStore:
         self,
         ledger: QuotaLedger,
         unseeded: Sequence[tuple[Counter, str, quota.State]],
+        periods: Mapping[str, tuple[int, int]],
         counters: Sequence[Counter],
         costs: Sequence[int],
         check_id: str,
         now_us: int,
     ) -> Verdict:
-        """Asks the ledger about periods of which nothing is known here, then decides."""
-        periods = {key: quota.period_of(state.rule, now_us) for _, key, state in unseeded}
+        """Asks the ledger about ``periods`` of which nothing is known here, then decides."""
         used = await load_used(ledger, periods)
         for counter, key, asked in unseeded:
-            state = self._states.get(key, asked)
+            state = self._states.get(key)
+            if state is None:  # it was not kept yet, or was let go of meanwhile
+                state = asked if asked.rule is not None else new_state(counter.limit.algorithm)
             if isinstance(state, quota.State) and now_us >= state.end_us:  # nobody else has seeded it meanwhile
                 state.seed(*periods[key], used.get(key, 0))
                 self._keep(counter, key, state, now_us)

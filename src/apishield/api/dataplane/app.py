@@ -42,7 +42,6 @@ log = structlog.get_logger("apishield.dataplane")
 
 MAX_CHECKS = 1000
 _MOST_BRACES = 1 + 3 * MAX_CHECKS  # its own, and of each check its own, its costs' and its attributes'
-_WORTH_TOGETHER = 4  # fewer checks take less one by one: what it costs to take them through the steps is borne by few
 _RELEASE = re.compile(r"/v1/decisions/([0-9a-z_]{1,64})/release")
 _JSON = (b"content-type", b"application/json")
 
@@ -170,8 +169,6 @@ class DataPlane:
 
     def answer_all(self, questions: Sequence[Question]) -> list[Answer | Later[Answer]]:
         """Answers the questions of one turn, in order; a few at a time, so that what each step needs stays in the caches."""
-        if len(questions) < _WORTH_TOGETHER:
-            return [self._answer_one(question) for question in questions]
         answers: list[Answer | Later[Answer]] = []
         for first in range(0, len(questions), CHECKS_AT_ONCE):
             some = questions[first : first + CHECKS_AT_ONCE]
@@ -182,15 +179,6 @@ class DataPlane:
             else:
                 answers += [_answer(question, each) for question, each in zip(some, decided, strict=True)]
         return answers
-
-    def _answer_one(self, question: Question) -> Answer | Later[Answer]:
-        try:
-            decided = self._engine.decide(question.screened)
-            if isinstance(decided, Decided):
-                return question.answer(decided)
-        except Exception as error:  # noqa: BLE001  the last net
-            return question.failure(error)
-        return Later.of(decided).then(partial(_answer_later, question))
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 

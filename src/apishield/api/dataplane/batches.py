@@ -61,37 +61,41 @@ class _Batch:
         late: list[int] = []
         done = 0
         while done < len(places):
-            began, most_limits = perf_counter(), min(_TURN_LIMITS, MAX_LIMITS_A_BATCH - self._limits)
+            ends, most_limits = perf_counter() + _TURN_SECONDS, min(_TURN_LIMITS, MAX_LIMITS_A_BATCH - self._limits)
             turn = self._engine.turn(view, most_limits=most_limits, knows_all=knows_all)
             while done < len(places):
                 some = places[done : done + CHECKS_AT_ONCE]
                 if most_limits > 0:
-                    done += self._decide_some(turn, some, late)
+                    done += self._decide_some(turn, some, late, ends)
                 else:
                     done += self._refuse_some(view, some)
-                if turn.is_full or perf_counter() - began > _TURN_SECONDS:
+                if turn.is_full or perf_counter() > ends:
                     break
             self._limits += turn.limits
             if done < len(places):
                 await _let_others(self._last)
         return late
 
-    def _decide_some(self, turn: Turn, places: Sequence[int], late: list[int]) -> int:
-        """Decides the checks at ``places`` until the turn is full. Returns how many are done."""
+    def _decide_some(self, turn: Turn, places: Sequence[int], late: list[int], ends: float) -> int:
+        """Decides the checks at ``places`` until the turn is full, or ends. Returns how many are done."""
         readable: list[int] = []
         requests: list[CheckRequest] = []
+        read = 0
         for place in places:
             request = self._read(turn.view, place)
+            read += 1
             if request is not None:
                 readable.append(place)
                 requests.append(request)
+            elif perf_counter() > ends:  # what can't be read takes the longest to read
+                break
         results = self._engine.check_all(turn, requests)
         for place, result in zip(readable, results, strict=False):
             if result is None:
                 late.append(place)
             else:
                 self._take(place, result)
-        return len(places) if len(results) == len(readable) else places.index(readable[len(results)])
+        return read if len(results) == len(readable) else places.index(readable[len(results)])
 
     def _read(self, view: TenantView, place: int) -> CheckRequest | None:
         """The check at ``place``; ``None`` where it can't be read, and is refused for that."""
@@ -108,7 +112,8 @@ class _Batch:
 
     def _refuse_some(self, view: TenantView, places: Sequence[int]) -> int:
         for place in places:
-            self._take(place, self._engine.refuse(view, "bad_request", _TOO_MANY))
+            if self._checks[place] is not None:  # else it was read with others, and is refused already
+                self._take(place, self._engine.refuse(view, "bad_request", _TOO_MANY))
         return len(places)
 
     def _take(self, place: int, result: Decided | Awaitable[Decided]) -> None:

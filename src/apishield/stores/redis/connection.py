@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,10 +59,11 @@ def parse_address(url: str) -> Address:
             options: dict[str, Any] = dict(parse_url(url))
             return Address("", [], "", options.pop("connection_class", Connection), options, {})
         # The hosts are taken out first: newer Pythons read no network location in which a bracket does not come first.
-        netloc = url.partition("://")[2].partition("?")[0].partition("/")[0]
+        rest = url.partition("://")[2]
+        netloc = re.split("[/?#]", rest, maxsplit=1)[0]
         user, at, listed = netloc.rpartition("@")
         hosts = _hosts(listed)
-        parts = urlsplit(url.replace(netloc, f"{user}{at}host", 1))
+        parts = urlsplit(f"{scheme}://{user}{at}host{rest[len(netloc) :]}")
         service, _, database = parts.path.strip("/").partition("/") if topology == "sentinel" else ("", "", "")
         if topology == "sentinel" and not service:
             raise ValueError("it names no service; write redis+sentinel://host:26379/mymaster")
