@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apishield.api.dataplane.answers import Question
+from apishield.api.dataplane.app import DataPlane
 from apishield.core.decided import Decided
 from apishield.core.decision import CheckRequest, Decision
 from apishield.core.events import DecisionEvent
@@ -179,7 +181,7 @@ def test_each_gets_what_it_would_have_got_alone(
             stage.clock.now_us += pause_us
             got = [_said(decided) for decided in engine.decide_all(stage.screened(*together, asked))]
             noted = stage.noted()
-            expected = [_said(engine.decide_all([each])[0]) for each in stage.screened(*alone, asked)]
+            expected = [_said(engine.decide(each)) for each in stage.screened(*alone, asked)]
             assert got == expected
             assert noted == stage.noted()
 
@@ -233,6 +235,13 @@ class Slow:
         self.told.append("send")
 
 
+class Told(Question):
+    """A question whose answer nobody waits for."""
+
+    def __init__(self, screened: Asked) -> None:
+        self.screened = screened
+
+
 @pytest.mark.parametrize("checks", [1, 2, 3, 4, 8])
 async def test_what_a_turn_asks_of_a_store_goes_out_together_however_little_it_is(
     checks: int, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
@@ -243,5 +252,9 @@ async def test_what_a_turn_asks_of_a_store_goes_out_together_however_little_it_i
         screened = scene.screened(tenant, secrets, [{"api_key": 1, "method": "GET"}] * checks)
         slow = Slow()
         monkeypatch.setattr(node.runtime.engine, "_store", slow)
-        node.runtime.engine.decide_all(screened)
+        DataPlane(node.runtime, _no_control_plane).answer_all([Told(each) for each in screened])
         assert slow.told == ["decide"] * checks + ["send"]
+
+
+async def _no_control_plane(*_: object) -> None:
+    raise AssertionError("nobody asks it")

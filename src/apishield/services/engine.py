@@ -35,7 +35,9 @@ from apishield.services.turns import Turn
 CHECKS_AT_ONCE: Final = 64
 """So many are best decided together: with more a check takes no less, and others are held up for longer."""
 
-_WORTH_TOGETHER = 4  # fewer take less one by one: what it costs to take them a step at a time is borne by few
+WORTH_TOGETHER: Final = 4
+"""Fewer take less one by one: what it costs to take them a step at a time is borne by few."""
+
 _NO_QUESTION: Final = CheckRequest()
 _NOTHING: Final = Verdict(admitted=True, now_us=0, outcomes=[])
 
@@ -113,6 +115,14 @@ class Engine:
                 break
         decided = iter(self.decide_all([asked for asked in screened if asked is not None]))
         return [None if asked is None else next(decided) for asked in screened]
+
+    def decide(self, screened: Asked) -> Decided | Awaitable[Decided]:
+        """The decision about a check that was screened; what it asks of the store goes out with ``send``."""
+        return self._decide(screened, self._clock())
+
+    def send(self) -> None:
+        """Lets what was asked by ``decide`` go to the store."""
+        self._store.send()
 
     def decide_all(self, screened: Sequence[Asked]) -> list[Decided | Awaitable[Decided]]:
         """The decisions about checks that were screened, in order.
@@ -263,7 +273,7 @@ class Engine:
 
     def _answer_all(self, answered: Sequence[tuple[Asked, Verdict]]) -> list[Decided]:
         """``_answer`` of each, a step at a time."""
-        if len(answered) < _WORTH_TOGETHER:
+        if len(answered) < WORTH_TOGETHER:
             return [self._answer(asked, verdict, verdict.now_us) for asked, verdict in answered]
         rendered = [self._rendered(asked, verdict, verdict.now_us) for asked, verdict in answered]
         for asked, verdict in answered:

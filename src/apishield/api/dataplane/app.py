@@ -33,7 +33,7 @@ from apishield.core.decision import CheckRequest
 from apishield.errors import ProblemError, StoreUnavailable
 from apishield.later import Later
 from apishield.services.asked import Asked as Screened
-from apishield.services.engine import CHECKS_AT_ONCE
+from apishield.services.engine import CHECKS_AT_ONCE, WORTH_TOGETHER
 from apishield.services.reports import MAX_REPORTS, Report
 from apishield.services.settlement import no_room
 from apishield.services.snapshot import TenantView
@@ -169,6 +169,10 @@ class DataPlane:
 
     def answer_all(self, questions: Sequence[Question]) -> list[Answer | Later[Answer]]:
         """Answers the questions of one turn, in order; a few at a time, so that what each step needs stays in the caches."""
+        if len(questions) < WORTH_TOGETHER:
+            one_by_one = [self._answer_one(question) for question in questions]
+            self._engine.send()
+            return one_by_one
         answers: list[Answer | Later[Answer]] = []
         for first in range(0, len(questions), CHECKS_AT_ONCE):
             some = questions[first : first + CHECKS_AT_ONCE]
@@ -179,6 +183,13 @@ class DataPlane:
             else:
                 answers += [_answer(question, each) for question, each in zip(some, decided, strict=True)]
         return answers
+
+    def _answer_one(self, question: Question) -> Answer | Later[Answer]:
+        try:
+            decided = self._engine.decide(question.screened)
+        except Exception as error:  # noqa: BLE001  the last net
+            return question.failure(error)
+        return _answer(question, decided)
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
