@@ -15,7 +15,6 @@ SAME_FOR_BOTH = [
     "tests/conformance/test_promises.py",
     "tests/conformance/test_verdicts.py",
     "tests/conformance/test_twins.py",
-    "tests/conformance/test_repeats.py",
     "tests/properties/test_decided_together.py",
     "tests/properties/test_limiter_taken_units.py",
     "tests/properties/test_ready_counters.py",
