@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apishield.api.dataplane.answers import Question
+from apishield.api.dataplane.answers import Answer, Question
 from apishield.api.dataplane.app import DataPlane
 from apishield.core.decided import Decided
 from apishield.core.decision import CheckRequest, Decision
@@ -37,7 +37,7 @@ from apishield.later import Later
 from apishield.services.asked import Asked
 from apishield.services.key_drafts import KeyDraft
 from tests.support.clock import ManualClock
-from tests.support.node import Node, Tenant, running_node
+from tests.support.node import Node, Tenant, node_beside, running_node
 
 
 def _limit(name: str, algorithm: Algorithm, unit: str = "requests", mode: Mode = Mode.ENFORCE) -> Limit:
@@ -159,11 +159,8 @@ def _said(decided: object) -> Decision:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Scene]]:
     """One node for all examples."""
     clock = ManualClock()
-    with asyncio.Runner() as runner:
-        entered = running_node(Path(tmp_path_factory.mktemp("node")), clock)
-        node = runner.run(entered.__aenter__())
+    with node_beside(Path(tmp_path_factory.mktemp("node")), clock) as (runner, node):
         yield runner, Scene(node, clock)
-        runner.run(entered.__aexit__(None, None, None))
 
 
 @settings(max_examples=40)
@@ -240,6 +237,12 @@ class Told(Question):
 
     def __init__(self, screened: Asked) -> None:
         self.screened = screened
+
+    def answer(self, decided: Decided) -> Answer:
+        return Answer(200, [], decided.json().encode())
+
+    def failure(self, error: Exception) -> Answer:
+        raise error
 
 
 @pytest.mark.parametrize("checks", [1, 2, 3, 4, 8])

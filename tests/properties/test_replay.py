@@ -30,7 +30,7 @@ from apishield.services.settlement import SettlementService
 from apishield.stores.sql.pagination import PageRequest
 from tests.support.checks import make_key
 from tests.support.clock import ManualClock
-from tests.support.node import Node, Tenant, running_node
+from tests.support.node import Node, Tenant, node_beside
 
 
 class Kept(msgspec.Struct):
@@ -161,11 +161,8 @@ class Stage:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Stage]]:
     """One node for all examples."""
     clock = ManualClock()
-    with asyncio.Runner() as runner:
-        entered = running_node(Path(tmp_path_factory.mktemp("node")), clock)
-        node = runner.run(entered.__aenter__())
+    with node_beside(Path(tmp_path_factory.mktemp("node")), clock) as (runner, node):
         yield runner, Stage(node, clock)
-        runner.run(entered.__aexit__(None, None, None))
 
 
 def surroundings_of(node: Node, tenant: Tenant) -> Surroundings:

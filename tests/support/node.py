@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,13 @@ async def running_node(
     finally:
         await node.client.aclose()
         await runtime.close()
+
+
+@contextmanager
+def node_beside(data_dir: Path, clock: ManualClock) -> Iterator[tuple[asyncio.Runner, Node]]:
+    """A node for tests that are no coroutines, with what runs its coroutines."""
+    with asyncio.Runner() as runner:
+        entered = running_node(data_dir, clock)
+        node = runner.run(entered.__aenter__())
+        yield runner, node
+        runner.run(entered.__aexit__(None, None, None))

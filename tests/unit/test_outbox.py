@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from apishield.api.dataplane.answers import Answer, Question
 from apishield.api.dataplane.outbox import Outbox
+from apishield.core.decided import Decided
 from apishield.later import Later
 
 
@@ -52,6 +53,12 @@ class Check(Question):
 
     def __init__(self, words: str) -> None:
         self.words = words
+
+    def answer(self, decided: Decided) -> Answer:
+        return Answer(200, [], self.words.encode())
+
+    def failure(self, error: Exception) -> Answer:
+        return Answer(500, [], self.words.encode())
 
 
 async def test_what_was_asked_in_a_turn_is_answered_together_and_then_written_down() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -27,19 +28,19 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
         return self if self.otherwise is None else self.otherwise()
 
 
-class Question:
+class Question(metaclass=ABCMeta):
     """A check that is screened, and is decided at the end of the event loop's turn, with all others of it."""
 
     __slots__ = ("screened",)
     screened: Asked
 
+    @abstractmethod
     def answer(self, decided: Decided) -> Answer:
         """What is said about the decision, in the form in which it was asked for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failure(self, error: Exception) -> Answer:
         """What is said where the check could not be decided. Never raises."""
-        raise NotImplementedError
 
 
 Answered = Answer | Question | Awaitable[Answer]
